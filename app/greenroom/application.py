@@ -1,0 +1,65 @@
+"""The web process's application: everything is made here, and nothing below imports this."""
+
+from flask import Flask
+
+from greenroom.assistants.service import ensure_system_assistants
+from greenroom.assistants.views import assistants
+from greenroom.config import Config, load_config
+from greenroom.contract import cors, failures
+from greenroom.contract.services import Services
+from greenroom.database.deployment import find_deployment
+from greenroom.database.engine import Database
+from greenroom.graphs.client import GraphsClient
+from greenroom.logs import configure_logs
+from greenroom.runs.join_views import joins
+from greenroom.runs.views import runs
+from greenroom.signals.connection import connect
+from greenroom.signals.keys import Keys
+from greenroom.signals.sender import Signals
+from greenroom.streaming.relay import Relay
+from greenroom.system.views import system
+from greenroom.threads.state_views import states
+from greenroom.threads.views import threads
+
+
+def create_app(config: Config | None = None) -> Flask:
+    """Build the application of one web process, after its fork.
+
+    Raises:
+        ConfigError: the settings are wrong, or the database has not been migrated.
+    """
+    config = config or load_config()
+    configure_logs(config.log_level, as_json=config.log_json)
+    app = Flask(__name__, static_folder=None)
+    app.url_map.strict_slashes = True
+    app.url_map.merge_slashes = False
+    app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
+    app.extensions["greenroom"] = build_services(config)
+    failures.install(app)
+    cors.install(app, config.cors)
+    for blueprint in (assistants, threads, states, runs, joins, system):
+        app.register_blueprint(blueprint, url_prefix=config.mount_prefix or None)
+    return app
+
+
+def build_services(config: Config) -> Services:
+    """Open what the views work with."""
+    database = Database(
+        config, pool_size=config.database_pool_size, application_name="greenroom web"
+    )
+    keys = Keys(config.redis_key_prefix, find_deployment(database))
+    client = connect(config.redis_uri)
+    ensure_system_assistants(database, config.project)
+    return Services(
+        config=config,
+        database=database,
+        graphs=GraphsClient(config.graphs_socket),
+        signals=Signals(client, keys),
+        relay=Relay(
+            # The relay's one connection waits for messages: it has no time-out of its own.
+            connect(config.redis_uri, socket_timeout=None),
+            keys,
+            database,
+            watchdog_seconds=config.watchdog_seconds,
+        ),
+    )

@@ -1,0 +1,1 @@
+"""Assistants: a graph with a configuration of its own, in versions."""

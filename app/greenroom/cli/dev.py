@@ -1,0 +1,178 @@
+"""`greenroom dev`: everything on one machine, with embedded Postgres and Valkey, and reload."""
+
+import http.client
+import json
+import shlex
+import sys
+import threading
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from greenroom.cli.environment import PYTHON, child_environment, config_option
+from greenroom.cli.services import check_port, check_services
+from greenroom.cli.supervisor import Command, Supervisor
+from greenroom.cli.web import KILL_AFTER_SECONDS, graphs_command, graphs_socket, gunicorn_command
+from greenroom.config import DATABASE_NAMES, REDIS_NAMES, Config, load_config
+from greenroom.errors import ConfigError
+from greenroom.logs import configure_logs, get_logger
+
+log = get_logger(__name__)
+
+GRACE_SECONDS = "5"
+"""For runs at Ctrl-C; unfinished ones go on after the next start."""
+LOOK_SECONDS = 0.1
+
+
+@click.command("dev")
+@config_option
+@click.option("--host", help="Address to listen on. Default: $HOST, or 127.0.0.1.")
+@click.option("--port", type=click.IntRange(1, 65535), help="Default: $PORT, or 2024.")
+@click.option("--reload/--no-reload", default=True, help="Restart when the project's files change.")
+@click.option(
+    "--data-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path(".greenroom"),
+    show_default=True,
+    help="Where the embedded Postgres keeps its data.",
+)
+@click.option("--n-jobs-per-worker", type=click.IntRange(min=1), help="Runs executed at once.")
+@click.option("--no-browser", is_flag=True, help="Accepted and ignored: no browser is opened.")
+def command(
+    config_file: Path | None,
+    host: str | None,
+    port: int | None,
+    reload: bool,
+    data_dir: Path,
+    n_jobs_per_worker: int | None,
+    no_browser: bool,  # noqa: ARG001
+) -> None:
+    """Run everything, for development."""
+    options = {"HOST": host, "PORT": port, "N_JOBS_PER_WORKER": n_jobs_per_worker}
+    given = {name: str(value) for name, value in options.items() if value is not None}
+    environment = child_environment(config_file, **given)
+    config, missing = draft_config(environment)
+    configure_logs(config.log_level, as_json=config.log_json)
+    check_port(config.host, config.port)
+    with ExitStack() as stack:
+        config = start_engines(config, missing, data_dir, stack)
+        check_services(config)
+        # Not above: Alembic and SQLAlchemy, which a wrong langgraph.json need not wait for.
+        from greenroom.database import migrate  # noqa: PLC0415
+
+        migrate.migrate(config)
+        environment |= {
+            "DATABASE_URI": config.database_uri,
+            "REDIS_URI": config.redis_uri,
+            "GREENROOM_GRAPHS_SOCKET": stack.enter_context(graphs_socket(config.graphs_socket)),
+        }
+        if "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS" not in config.project.environment:
+            environment.setdefault("BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS", GRACE_SECONDS)
+        code = supervise(config, environment, reload=reload)
+    sys.exit(code)
+
+
+def draft_config(environment: dict[str, str]) -> tuple[Config, set[str]]:
+    """Check every setting before anything starts.
+
+    Returns:
+        The configuration, and which of DATABASE_URI and REDIS_URI nobody has set; what it holds
+        for those is a stand-in.
+    Raises:
+        ConfigError: langgraph.json or a setting is wrong.
+    """
+    stand_ins = {"DATABASE_URI": "postgresql://embedded", "REDIS_URI": "redis://embedded"}
+    project = load_config(None, {**environment, **stand_ins}).project
+    values = {**project.environment, **environment}
+    families = {"DATABASE_URI": DATABASE_NAMES, "REDIS_URI": REDIS_NAMES}
+    missing = {
+        name for name, family in families.items() if not any(values.get(other) for other in family)
+    }
+    settings = {**environment, **{name: stand_ins[name] for name in missing}}
+    return load_config(None, settings), missing
+
+
+def start_engines(config: Config, missing: set[str], data_dir: Path, stack: ExitStack) -> Config:
+    """Start the embedded servers that are needed, until `stack` closes. Returns where they are."""
+    if not missing:
+        return config
+    # Not above: these come with the "dev" extra and are not needed beside real servers.
+    from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis  # noqa: PLC0415
+
+    if "DATABASE_URI" in missing:
+        config = replace(config, database_uri=stack.enter_context(EmbeddedPostgres(data_dir)).uri)
+    if "REDIS_URI" in missing:
+        config = replace(config, redis_uri=stack.enter_context(EmbeddedRedis(data_dir)).uri)
+    return config
+
+
+def supervise(config: Config, environment: dict[str, str], *, reload: bool) -> int:
+    """Run the three processes until a signal. Returns the exit code."""
+    worker = Command("worker", [*PYTHON, "greenroom.cli.main", "worker"], environment)
+    commands = [graphs_command(environment), gunicorn_command(environment), worker]
+    supervisor = Supervisor(commands, max(config.shutdown_grace_seconds, KILL_AFTER_SECONDS))
+    if reload:
+        # From now on a broken file is something that the next save may mend.
+        supervisor.holds_misconfigured = True
+        watch_project(config, environment, supervisor)
+    threading.Thread(target=announce, args=(config,), name="announce", daemon=True).start()
+    return supervisor.run()
+
+
+def watch_project(config: Config, environment: dict[str, str], supervisor: Supervisor) -> None:
+    """Restart the processes with user code when a file changes; all when langgraph.json does."""
+    from greenroom.cli.reload import watch_in_background  # noqa: PLC0415
+
+    project_file = Path(environment["GREENROOM_CONFIG"]).resolve()
+
+    def restart(paths: set[Path]) -> None:
+        names = ["graphs", "worker"]
+        if project_file in paths:
+            try:
+                load_config(None, environment)
+            except ConfigError as error:
+                log.error("not reloaded", reason=str(error))
+                return
+            names.append("web")
+        log.info("reloading", changed=sorted(path.name for path in paths))
+        for name in names:
+            supervisor.restart(name)
+
+    watch_in_background(config.project.directory, restart)
+
+
+def announce(config: Config) -> None:
+    """Wait until the API answers, then print its address and a request to paste."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(config.host, config.host)  # noqa: S104
+    pause = threading.Event()
+    while not is_up(host, config.port, f"{config.mount_prefix}/ok"):
+        pause.wait(LOOK_SECONDS)
+    url = f"http://{host}:{config.port}{config.mount_prefix}"
+    click.echo(f"Greenroom is ready at {url}\n\nTry it:\n{example_request(url, config)}\n")
+
+
+def is_up(host: str, port: int, path: str) -> bool:
+    """Ask once whether the API is there."""
+    connection = http.client.HTTPConnection(host, port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == http.HTTPStatus.OK
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def example_request(url: str, config: Config) -> str:
+    """Write a curl command that streams a run of the project's first graph."""
+    body = {
+        "assistant_id": next(iter(config.project.graphs)),
+        "input": {"messages": [{"role": "user", "content": "Hello"}]},
+    }
+    return (
+        f"curl -N {url}/runs/stream \\\n"
+        f"  -H 'Content-Type: application/json' \\\n"
+        f"  -d {shlex.quote(json.dumps(body))}"
+    )

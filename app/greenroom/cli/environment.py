@@ -1,0 +1,34 @@
+"""What the commands share: the -c option, and the environment that children inherit."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from greenroom.config import DEFAULT_CONFIG_FILE
+
+# -P: the working directory is the user's; a redis.py in it must not hide the library.
+PYTHON = (sys.executable, "-P", "-m")
+
+GUNICORN_GRACE_SECONDS = 10
+"""For open requests at a stop; streams end themselves before."""
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+config_option: Decorator = click.option(
+    "-c",
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="The langgraph.json to use. Default: $GREENROOM_CONFIG, or ./langgraph.json.",
+)
+
+
+def child_environment(config_file: Path | None, **settings: str) -> dict[str, str]:
+    """Copy our environment for a child; langgraph.json's path becomes absolute in it."""
+    path = Path(config_file or os.environ.get("GREENROOM_CONFIG", DEFAULT_CONFIG_FILE))
+    return {**os.environ, "GREENROOM_CONFIG": str(path.absolute()), **settings}

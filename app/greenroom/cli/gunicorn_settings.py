@@ -1,0 +1,43 @@
+"""gunicorn's settings file, read by name: `gunicorn -c python:greenroom.cli.gunicorn_settings`."""
+
+import resource
+from pathlib import Path
+from typing import Any
+
+import greenroom
+from greenroom.cli.environment import GUNICORN_GRACE_SECONDS
+from greenroom.config import load_config
+from greenroom.logs import configure_logs
+
+_config = load_config()
+configure_logs(_config.log_level, as_json=_config.log_json)
+
+_host = f"[{_config.host}]" if ":" in _config.host else _config.host
+bind = f"{_host}:{_config.port}"
+workers = _config.web_processes
+worker_class = "greenroom.cli.gunicorn_worker.StreamingWorker"
+# Beyond the streams, room for short requests.
+worker_connections = _config.max_streams + 100
+keepalive = 75
+graceful_timeout = GUNICORN_GRACE_SECONDS
+# Not a limit for requests: a gevent worker reports every second unless its loop is blocked.
+timeout = 60
+# Each worker patches itself before it imports the application.
+preload_app = False
+reuse_port = False
+accesslog = None
+errorlog = "-"
+logger_class = "greenroom.cli.gunicorn_logger.GunicornLogger"
+limit_request_line = 8190
+# gunicorn puts the working directory, which is the user's, in front of sys.path.
+chdir = str(Path(greenroom.__file__).parents[1])
+control_socket_disable = True
+# On a disk a busy writer could delay the workers' signs of life.
+if Path("/dev/shm").is_dir():  # noqa: S108  gunicorn opens it with mkstemp
+    worker_tmp_dir = "/dev/shm"  # noqa: S108
+
+
+def on_starting(_arbiter: Any) -> None:
+    """Allow as many open sockets as the system lets us."""
+    _soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,64 @@
+"""gunicorn's gevent worker, made to end streams and idle connections when it is told to stop."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+import gevent
+from gunicorn.workers.ggevent import GeventWorker
+
+from greenroom.cli.processes import die_with_parent
+from greenroom.streaming import shutdown
+
+
+class IdleTimeout(gevent.Timeout):
+    """The wait for a connection's next request: ends quietly, and at once when the worker stops."""
+
+    def __init__(self, seconds: float, waiting: dict[Any, "IdleTimeout"]) -> None:
+        super().__init__(seconds, False)  # type: ignore[arg-type]
+        self.waiting = waiting
+
+    def __enter__(self) -> "IdleTimeout":
+        self.waiting[gevent.getcurrent()] = self
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> Any:
+        self.waiting.pop(gevent.getcurrent(), None)
+        return super().__exit__(*error)
+
+
+class StreamingWorker(GeventWorker):
+    """A GeventWorker for connections that live for hours.
+
+    Stock gunicorn lets them run into `graceful_timeout` and cuts them without running `finally`.
+    """
+
+    def init_process(self) -> None:
+        self.waiting: dict[Any, IdleTimeout] = {}
+        die_with_parent(signal.SIGTERM, self.ppid)
+        super().init_process()
+
+    def patch(self) -> None:
+        super().patch()
+        # Not above: whatever this imports must find the patched modules.
+        from greenroom.database.engine import install_wait_callback  # noqa: PLC0415
+
+        install_wait_callback()
+
+    def timeout_ctx(self) -> IdleTimeout:  # type: ignore[override]
+        return IdleTimeout(self.cfg.keepalive if self.alive else 0, self.waiting)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        super().handle_exit(sig, frame)
+        gevent.spawn(self.end_connections)
+
+    def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        gevent.spawn(self.end_connections)
+        super().handle_quit(sig, frame)
+
+    def end_connections(self) -> None:
+        """Let streams end themselves; close connections that wait for a next request."""
+        shutdown.run_all()
+        for greenlet, timeout in list(self.waiting.items()):
+            gevent.kill(greenlet, timeout)

@@ -1,0 +1,41 @@
+"""`greenroom worker`: becomes one worker process, or supervises several."""
+
+import os
+import sys
+from pathlib import Path
+
+import click
+
+from greenroom.cli.environment import PYTHON, child_environment, config_option
+from greenroom.cli.services import check_services
+from greenroom.cli.supervisor import Command, Supervisor
+from greenroom.config import load_config
+from greenroom.logs import configure_logs
+
+# By name: nothing in greenroom imports the workers.
+ARGV = (*PYTHON, "greenroom_workers.process")
+KILL_MARGIN_SECONDS = 10
+
+
+@click.command("worker")
+@config_option
+@click.option(
+    "--processes",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Worker processes; each executes N_JOBS_PER_WORKER runs at once.",
+)
+def command(config_file: Path | None, processes: int) -> None:
+    """Execute runs."""
+    config = load_config(config_file)
+    configure_logs(config.log_level, as_json=config.log_json)
+    check_services(config)
+    environment = child_environment(config_file)
+    if processes == 1:
+        # In our place: a platform's signals reach the worker itself, and a death signal stays set.
+        os.execve(sys.executable, ARGV, environment)
+    commands = [
+        Command(f"worker-{number}", ARGV, environment) for number in range(1, processes + 1)
+    ]
+    sys.exit(Supervisor(commands, config.shutdown_grace_seconds + KILL_MARGIN_SECONDS).run())

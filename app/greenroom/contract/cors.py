@@ -1,0 +1,58 @@
+"""Cross-origin requests: what browsers ask before and read after (Fetch standard, section 3.3)."""
+
+import re
+
+from flask import Flask, Response, request
+
+from greenroom.config import Cors
+
+METHODS = "GET, POST, PUT, PATCH, DELETE, OPTIONS, HEAD"
+EXPOSED = ("x-pagination-total", "x-pagination-next", "content-location", "location")
+
+
+def install(app: Flask, cors: Cors) -> None:
+    """Answer preflights and mark every other answer."""
+    exposed = ", ".join(dict.fromkeys([*EXPOSED, *(name.lower() for name in cors.expose_headers)]))
+    pattern = re.compile(cors.allow_origin_regex) if cors.allow_origin_regex else None
+    any_origin = "*" in cors.allow_origins and not cors.allow_credentials
+
+    def allowed(origin: str) -> str | None:
+        """The value of allow-origin for this origin; None refuses it."""
+        if any_origin:
+            return "*"
+        named = origin in cors.allow_origins or (pattern and pattern.fullmatch(origin))
+        return origin if named else None
+
+    @app.before_request
+    def answer_preflight() -> Response | None:
+        origin = request.headers.get("origin")
+        wanted = request.headers.get("access-control-request-method")
+        if request.method != "OPTIONS" or not origin or not wanted:
+            return None
+        if allowed(origin) is None:
+            return Response("Disallowed CORS origin", 400)
+        response = Response(status=200)
+        headers = response.headers
+        everything = "*" in cors.allow_methods
+        headers["access-control-allow-methods"] = (
+            METHODS if everything else ", ".join(cors.allow_methods)
+        )
+        asked = request.headers.get("access-control-request-headers")
+        if "*" not in cors.allow_headers:
+            headers["access-control-allow-headers"] = ", ".join(cors.allow_headers)
+        elif asked:
+            headers["access-control-allow-headers"] = asked
+        headers["access-control-max-age"] = str(cors.max_age_seconds)
+        return response
+
+    @app.after_request
+    def mark(response: Response) -> Response:
+        response.headers["vary"] = "Origin"
+        origin = request.headers.get("origin")
+        value = allowed(origin) if origin else None
+        if value is not None:
+            response.headers["access-control-allow-origin"] = value
+            response.headers["access-control-expose-headers"] = exposed
+            if cors.allow_credentials:
+                response.headers["access-control-allow-credentials"] = "true"
+        return response

@@ -1,0 +1,136 @@
+"""The decorator that every view wears."""
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, get_origin
+
+from flask import Response, request
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from greenroom import wire
+from greenroom.contract.fields import parse_uuid
+from greenroom.errors import InvalidRequest
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+PATH_IDS = {"assistant_id": "assistant", "thread_id": "thread", "run_id": "run", "cron_id": "cron"}
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What a view takes and gives; kept on the view as `contract` for the OpenAPI document."""
+
+    body: Any = None
+    query: type[BaseModel] | None = None
+    returns: Any = None
+    status: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A JSON answer that needs more than its value. `value` may be bytes of JSON; None is no body."""
+
+    value: Any = None
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def endpoint(
+    *,
+    body: Any = None,
+    query: type[BaseModel] | None = None,
+    returns: Any = None,
+    status: int = 200,
+) -> Callable[[F], F]:
+    """Frame a view: path ids become UUIDs, `body` and `query` validated keyword arguments.
+
+    The view returns a value to dump as JSON, a Reply, or a Flask Response (a stream).
+
+    Args:
+        body: a WireModel, or a list of them; None for a view that reads no body.
+        query: a QueryModel; a parameter given twice keeps its last value unless the field is a list.
+        returns: the shape of the answer, for the OpenAPI document.
+        status: of an answer that is a plain value.
+    Raises:
+        InvalidRequest: with the name of the field in its sentence.
+    """
+    adapter = TypeAdapter(body) if body is not None else None
+
+    def decorate(view: F) -> F:
+        @functools.wraps(view)
+        def framed(**path: Any) -> Response:
+            arguments = {name: _path_value(name, value) for name, value in path.items()}
+            if query is not None:
+                arguments["query"] = _validate(TypeAdapter(query), _query_values(query))
+            if adapter is not None:
+                arguments["body"] = _validate(adapter, read_json())
+            answer = view(**arguments)
+            if isinstance(answer, Response):
+                return answer
+            return dump(answer if isinstance(answer, Reply) else Reply(answer, status))
+
+        framed.contract = Contract(body, query, returns, status)  # type: ignore[attr-defined]
+        return framed  # type: ignore[return-value]
+
+    return decorate
+
+
+def dump(reply: Reply) -> Response:
+    """Turn a Reply into the HTTP answer."""
+    if reply.status in {202, 204} and reply.value is None:
+        response = Response(status=reply.status, headers=dict(reply.headers))
+        del response.headers["content-type"]
+        return response
+    data = reply.value if isinstance(reply.value, bytes) else wire.dumps(reply.value)
+    response = Response(data, reply.status, dict(reply.headers))
+    response.headers["content-type"] = "application/json"
+    return response
+
+
+def read_json() -> Any:
+    """Decode the request's body.
+
+    Raises:
+        InvalidRequest: it is empty or not JSON.
+    """
+    try:
+        return wire.loads(request.get_data(cache=False))
+    except ValueError as error:
+        raise InvalidRequest("Invalid JSON in request body") from error
+
+
+def _path_value(name: str, value: str) -> Any:
+    noun = PATH_IDS.get(name)
+    if noun is None:
+        return value
+    try:
+        return parse_uuid(value)
+    except ValueError as error:
+        raise InvalidRequest(f"Invalid {noun} ID: must be a UUID") from error
+
+
+def _query_values(model: type[BaseModel]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for name, info in model.model_fields.items():
+        if given := request.args.getlist(name):
+            values[name] = given if get_origin(info.annotation) is list else given[-1]
+    return values
+
+
+def _validate(adapter: TypeAdapter[Any], value: Any) -> Any:
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        raise InvalidRequest(describe(error)) from error
+    except RecursionError as error:
+        raise InvalidRequest("the request is nested too deeply") from error
+
+
+def describe(error: ValidationError) -> str:
+    """Tell each fault with the path of its field, as the clients' users read it."""
+    lines = []
+    for fault in error.errors(include_url=False, include_context=False):
+        where = "".join(f"[{wire.dumps(part).decode()}]" for part in fault["loc"])
+        lines.append(f"{fault['msg']}\n\nOn instance{where}")
+    return "\n".join(lines[:10])

@@ -1,0 +1,28 @@
+"""What views work with: one set per process, hung on the Flask application."""
+
+from dataclasses import dataclass
+
+from flask import current_app
+
+from greenroom.config import Config
+from greenroom.database.engine import Database
+from greenroom.graphs.client import GraphsClient
+from greenroom.signals.sender import Signals
+from greenroom.streaming.relay import Relay
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The process's connections to everything outside it."""
+
+    config: Config
+    database: Database
+    graphs: GraphsClient
+    signals: Signals
+    relay: Relay
+
+
+def services() -> Services:
+    """The set of the application that handles this request."""
+    found: Services = current_app.extensions["greenroom"]
+    return found

@@ -1,0 +1,82 @@
+"""Bring a database to the current schema: ours by alembic, langgraph's by its own set-up."""
+
+import time
+from pathlib import Path
+
+import psycopg
+from alembic import command
+from alembic.config import Config as AlembicConfig
+from langgraph.checkpoint.postgres import PostgresSaver
+from langgraph.store.postgres import PostgresStore
+from psycopg.rows import dict_row
+from sqlalchemy import Connection, create_engine, pool, text
+
+import greenroom
+from greenroom.config import Config
+from greenroom.errors import ConfigError
+from greenroom.logs import get_logger
+
+log = get_logger(__name__)
+
+# Any number will do, as long as every release of ours takes the same one.
+LOCK = 7_203_170_905
+LOCK_TIMEOUT_SECONDS = 300
+
+
+def migrate(config: Config) -> None:
+    """Create or upgrade every table. Safe to run from several processes at once, and again.
+
+    Raises:
+        ConfigError: another migration has held the lock for five minutes.
+    """
+    url = config.database_uri.replace("postgresql://", "postgresql+psycopg2://", 1)
+    engine = create_engine(url, poolclass=pool.NullPool)
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as lock:
+        _lock(lock)
+        try:
+            with engine.begin() as connection:
+                command.upgrade(alembic_config(connection), "head")
+            _set_up_langgraph(config)
+        finally:
+            lock.execute(text("SELECT pg_advisory_unlock(:lock)"), {"lock": LOCK})
+    log.info("database is up to date")
+
+
+def alembic_config(connection: Connection) -> AlembicConfig:
+    """Alembic's settings without an ini file, bound to one connection."""
+    alembic = AlembicConfig()
+    alembic.set_main_option("script_location", str(_migrations()))
+    alembic.attributes["connection"] = connection
+    return alembic
+
+
+def _migrations() -> Path:
+    """The folder of env.py: inside an installed package, or at the top of a checkout."""
+    package = Path(greenroom.__file__).resolve().parent
+    installed = package / "migrations"
+    return installed if installed.is_dir() else package.parents[1] / "alembic"
+
+
+def _lock(connection: Connection) -> None:
+    """Wait for our turn.
+
+    By polling: a session that waits inside pg_advisory_lock holds a snapshot, on which langgraph's
+    CREATE INDEX CONCURRENTLY in the session that has the lock would wait for ever.
+    """
+    give_up_at = time.monotonic() + LOCK_TIMEOUT_SECONDS
+    query = text("SELECT pg_try_advisory_lock(:lock)")
+    while not connection.execute(query, {"lock": LOCK}).scalar():
+        if time.monotonic() > give_up_at:
+            raise ConfigError(
+                f"another migration has held its lock for {LOCK_TIMEOUT_SECONDS} s: see "
+                "pg_stat_activity for the session, end it, then run `greenroom migrate` again"
+            )
+        time.sleep(0.1)
+
+
+def _set_up_langgraph(config: Config) -> None:
+    with psycopg.connect(
+        config.database_uri, autocommit=True, prepare_threshold=0, row_factory=dict_row
+    ) as connection:
+        PostgresSaver(connection).setup()
+        PostgresStore(connection).setup()

@@ -1,0 +1,184 @@
+"""The tables as SQLAlchemy sees them. The migrations in alembic/ make them; a test compares both."""
+
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Identity,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    Table,
+    Text,
+    TypeDecorator,
+    Uuid,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+from greenroom import wire
+
+
+class JsonBytes(TypeDecorator[Any]):
+    """A payload that no query looks into: JSON text kept as bytes. SQL NULL is Python's None."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: Any, _dialect: Dialect) -> bytes | None:
+        """Encode on the way in; bytes are taken as JSON already encoded."""
+        if value is None or isinstance(value, bytes):
+            return value
+        return wire.dumps(value)
+
+    def process_result_value(self, value: Any, _dialect: Dialect) -> Any:
+        """Decode on the way out."""
+        return None if value is None else wire.loads(bytes(value))
+
+
+metadata = MetaData()
+NOW = text("now()")
+INSTANT = DateTime(timezone=True)
+
+assistant = Table(
+    "assistant",
+    metadata,
+    Column("assistant_id", Uuid, primary_key=True),
+    Column("graph_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("description", Text),
+    Column("config", JsonBytes, nullable=False),
+    Column("context", JsonBytes, nullable=False),
+    Column("metadata", JSONB, nullable=False),
+    Column("version", Integer, nullable=False),
+    Column("created_at", INSTANT, nullable=False, server_default=NOW),
+    Column("updated_at", INSTANT, nullable=False, server_default=NOW),
+)
+
+assistant_version = Table(
+    "assistant_version",
+    metadata,
+    Column(
+        "assistant_id",
+        Uuid,
+        ForeignKey("assistant.assistant_id", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("version", Integer, primary_key=True),
+    Column("graph_id", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("description", Text),
+    Column("config", JsonBytes, nullable=False),
+    Column("context", JsonBytes, nullable=False),
+    Column("metadata", JSONB, nullable=False),
+    Column("created_at", INSTANT, nullable=False, server_default=NOW),
+)
+
+thread = Table(
+    "thread",
+    metadata,
+    Column("thread_id", Uuid, primary_key=True),
+    Column("metadata", JSONB, nullable=False),
+    Column("status", Text, nullable=False, server_default="idle"),
+    # Made for one stateless run; goes with it unless on_completion keeps it, which clears this.
+    Column("is_temporary", Boolean, nullable=False, server_default=text("false")),
+    Column("ttl_minutes", Float),
+    Column("ttl_strategy", Text),
+    Column("expires_at", INSTANT),
+    Column("created_at", INSTANT, nullable=False, server_default=NOW),
+    Column("updated_at", INSTANT, nullable=False, server_default=NOW),
+    Column("state_updated_at", INSTANT, nullable=False, server_default=NOW),
+)
+
+# What the last run or update left; apart, so that a search over threads never reads it.
+# No row: nothing has run yet.
+thread_state = Table(
+    "thread_state",
+    metadata,
+    Column(
+        "thread_id", Uuid, ForeignKey("thread.thread_id", ondelete="CASCADE"), primary_key=True
+    ),
+    Column("config", JsonBytes),
+    # The status in which the thread rests when no run is active on it.
+    Column("status", Text, nullable=False),
+    Column("values", JsonBytes),
+    # What wait and join answer where an output schema leaves channels out; None: the values.
+    Column("output", JsonBytes),
+    Column("interrupts", JsonBytes),
+    Column("error", JsonBytes),
+)
+
+run = Table(
+    "run",
+    metadata,
+    Column("run_id", Uuid, primary_key=True),
+    Column(
+        "thread_id", Uuid, ForeignKey("thread.thread_id", ondelete="CASCADE"), nullable=False
+    ),
+    # Without a foreign key: a run's record outlives its assistant.
+    Column("assistant_id", Uuid, nullable=False),
+    Column("graph_id", Text, nullable=False),
+    # The order of arrival on a thread; given under the thread's lock.
+    Column("sequence", BigInteger, Identity(always=True), nullable=False),
+    Column("status", Text, nullable=False, server_default="pending"),
+    # Where a pending run waits (greenroom.queue.states); None once it runs.
+    Column("queue_state", Text),
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
+    # When it may start: in the future for after_seconds and for the back-off of a retry.
+    Column("due_at", INSTANT, nullable=False, server_default=NOW),
+    Column("multitask_strategy", Text, nullable=False),
+    Column("metadata", JSONB, nullable=False),
+    Column("kwargs", JsonBytes, nullable=False),
+    # Claims that count against max_attempts; a hand-back at shutdown takes its one back.
+    Column("attempt", Integer, nullable=False, server_default="0"),
+    # The fence: grows with every claim and never goes back.
+    Column("lease_token", BigInteger, nullable=False, server_default="0"),
+    Column("worker_id", Text),
+    Column("lease_expires_at", INSTANT),
+    # The wish to stop: interrupt, rollback or delete; None when nobody asked.
+    Column("cancel_action", Text),
+    Column("error", JsonBytes),
+    Column("created_at", INSTANT, nullable=False, server_default=NOW),
+    Column("updated_at", INSTANT, nullable=False, server_default=NOW),
+    Column("started_at", INSTANT),
+    Column("finished_at", INSTANT),
+)
+
+# What a stateless run left for the request that waits for it; swept when it expires. No foreign
+# key: its run and thread are gone by then.
+run_result = Table(
+    "run_result",
+    metadata,
+    Column("run_id", Uuid, primary_key=True),
+    Column("status", Text, nullable=False),
+    Column("output", JsonBytes),
+    Column("error", JsonBytes),
+    Column("expires_at", INSTANT, nullable=False),
+)
+
+# The replay log: batches of events as the bytes that clients read. Unlogged: worth two minutes.
+run_event = Table(
+    "run_event",
+    metadata,
+    Column("run_id", Uuid, ForeignKey("run.run_id", ondelete="CASCADE"), primary_key=True),
+    Column("first_seq", Integer, primary_key=True),
+    Column("last_seq", Integer, nullable=False),
+    Column("thread_id", Uuid, nullable=False),
+    Column("frames", LargeBinary, nullable=False),
+    Column("created_at", INSTANT, nullable=False, server_default=NOW),
+    prefixes=["UNLOGGED"],
+)
+
+deployment = Table(
+    "deployment",
+    metadata,
+    Column("deployment_id", Uuid, primary_key=True),
+    Column("created_at", INSTANT, nullable=False, server_default=NOW),
+)

@@ -1,0 +1,540 @@
+"""The worker's checkpointer: langgraph's tables and format, fenced by leases, committed in groups.
+
+Checkpoints are most of a short run's cost, so the puts of all runs of a process that are waiting
+go to Postgres as one statement. Each put still awaits its own commit.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import psycopg
+import psycopg_pool
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    get_serializable_checkpoint_metadata,
+)
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.postgres.base import BasePostgresSaver
+from langgraph.checkpoint.serde.types import _DeltaSnapshot
+from psycopg import AsyncConnection, AsyncCursor
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from greenroom import wire
+from greenroom.errors import DatabaseUnavailable, LeaseLost
+from greenroom.queue.life import Lease
+
+T = TypeVar("T")
+Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
+BlobKey = tuple[str, str, str, str]
+CheckpointKey = tuple[str, str, str]
+WriteKey = tuple[str, str, str, str, int]
+
+FLUSHERS = 2
+"""Statements under way at once: while one commits, the next gathers."""
+LARGEST_GROUP_BYTES = 8 * 1024 * 1024
+
+# `owner` is the fence: rows of a run whose lease has moved on join nothing and are not written.
+# FOR SHARE makes a claim by somebody else wait for this commit, so that it cannot fall between.
+WRITE_GROUP = """
+WITH owner AS MATERIALIZED (
+    SELECT run.run_id
+      FROM unnest(%(run_ids)b::uuid[], %(tokens)b::bigint[]) AS held (run_id, lease_token)
+      JOIN run USING (run_id, lease_token)
+     WHERE run.status = 'running' FOR SHARE OF run
+), blobs AS (
+    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT thread_id, ns, channel, version, type, blob
+      FROM unnest(%(b_run)b::uuid[], %(b_thread)b::text[], %(b_ns)b::text[], %(b_channel)b::text[],
+                  %(b_version)b::text[], %(b_type)b::text[], %(b_blob)b::bytea[])
+           AS b (run_id, thread_id, ns, channel, version, type, blob) JOIN owner USING (run_id)
+    ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
+), heads AS (
+    INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
+                             checkpoint, metadata)
+    SELECT thread_id, ns, id, parent, checkpoint::jsonb, metadata::jsonb
+      FROM unnest(%(c_run)b::uuid[], %(c_thread)b::text[], %(c_ns)b::text[], %(c_id)b::text[],
+                  %(c_parent)b::text[], %(c_checkpoint)b::text[], %(c_metadata)b::text[])
+           AS c (run_id, thread_id, ns, id, parent, checkpoint, metadata) JOIN owner USING (run_id)
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+    DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
+), special AS (
+    INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path,
+                                   idx, channel, type, blob)
+    SELECT thread_id, ns, id, task, path, idx, channel, type, blob
+      FROM unnest(%(w_run)b::uuid[], %(w_thread)b::text[], %(w_ns)b::text[], %(w_id)b::text[],
+                  %(w_task)b::text[], %(w_path)b::text[], %(w_idx)b::integer[],
+                  %(w_channel)b::text[], %(w_type)b::text[], %(w_blob)b::bytea[],
+                  %(w_special)b::boolean[])
+           AS w (run_id, thread_id, ns, id, task, path, idx, channel, type, blob, is_special)
+      JOIN owner USING (run_id) WHERE is_special
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
+    DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob
+), writes AS (
+    INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path,
+                                   idx, channel, type, blob)
+    SELECT thread_id, ns, id, task, path, idx, channel, type, blob
+      FROM unnest(%(w_run)b::uuid[], %(w_thread)b::text[], %(w_ns)b::text[], %(w_id)b::text[],
+                  %(w_task)b::text[], %(w_path)b::text[], %(w_idx)b::integer[],
+                  %(w_channel)b::text[], %(w_type)b::text[], %(w_blob)b::bytea[],
+                  %(w_special)b::boolean[])
+           AS w (run_id, thread_id, ns, id, task, path, idx, channel, type, blob, is_special)
+      JOIN owner USING (run_id) WHERE NOT is_special
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
+)
+SELECT run_id FROM owner
+"""
+
+DELETE_FOR_RUNS = """
+WITH owner AS MATERIALIZED (
+    SELECT run_id FROM run
+     WHERE run_id = %(owner)s AND lease_token = %(token)s AND status = 'running' FOR SHARE
+), gone AS (
+    DELETE FROM checkpoints USING owner
+     WHERE thread_id = %(thread_id)s AND metadata ->> 'run_id' = ANY (%(run_ids)s)
+    RETURNING checkpoint_ns, checkpoint_id, checkpoint -> 'channel_versions' AS versions
+), written AS (
+    DELETE FROM checkpoint_writes USING gone
+     WHERE checkpoint_writes.thread_id = %(thread_id)s
+       AND checkpoint_writes.checkpoint_ns = gone.checkpoint_ns
+       AND checkpoint_writes.checkpoint_id = gone.checkpoint_id
+), kept AS (
+    SELECT checkpoint_ns, version.key, version.value
+      FROM checkpoints CROSS JOIN jsonb_each_text(checkpoint -> 'channel_versions') AS version
+     WHERE thread_id = %(thread_id)s
+       AND coalesce(metadata ->> 'run_id', '') <> ALL (%(run_ids)s)
+), blobs AS (
+    DELETE FROM checkpoint_blobs USING (
+        SELECT DISTINCT checkpoint_ns, version.key, version.value
+          FROM gone CROSS JOIN jsonb_each_text(versions) AS version
+        EXCEPT SELECT * FROM kept
+    ) AS orphan
+     WHERE checkpoint_blobs.thread_id = %(thread_id)s
+       AND checkpoint_blobs.checkpoint_ns = orphan.checkpoint_ns
+       AND checkpoint_blobs.channel = orphan.key AND checkpoint_blobs.version = orphan.value
+)
+SELECT run_id FROM owner
+"""
+
+
+@dataclass(slots=True)
+class Put:
+    """What one call of a saver wants written, and who waits for it."""
+
+    lease: Lease
+    done: "asyncio.Future[None]"
+    size_bytes: int = 0
+    blobs: dict[BlobKey, tuple[str, bytes | None]] = field(default_factory=dict)
+    heads: dict[CheckpointKey, tuple[str | None, str, str]] = field(default_factory=dict)
+    writes: dict[WriteKey, tuple[str, str, str, bytes, bool]] = field(default_factory=dict)
+    """Key to task path, channel, type, blob and whether a later write replaces it."""
+
+
+class PooledSaver(AsyncPostgresSaver):
+    """langgraph's saver, with a connection of the pool for each call instead of one lock for all."""
+
+    def __init__(self, pool: Pool) -> None:
+        super().__init__(pool)
+
+    @asynccontextmanager
+    async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
+        pool: Pool = self.conn  # type: ignore[assignment]
+        async with pool.connection() as connection:
+            if not pipeline:
+                async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
+                    yield cursor
+                return
+            async with (
+                connection.transaction(),
+                connection.pipeline(),
+                connection.cursor(binary=True, row_factory=dict_row) as cursor,
+            ):
+                yield cursor
+
+
+class CheckpointStore:
+    """The process's one way to the checkpoint tables. Lives on the I/O loop that made it."""
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.loop = asyncio.get_running_loop()
+        self.reader = PooledSaver(pool)
+        self._waiting: list[Put] = []
+        self._has_work = asyncio.Event()
+        self._flushers = [asyncio.create_task(self._flush_for_ever()) for _ in range(FLUSHERS)]
+
+    def submit(self, put: Put) -> None:
+        """Queue a put; called on the I/O loop. `put.done` tells the end."""
+        self._waiting.append(put)
+        self._has_work.set()
+
+    async def delete_for_runs(self, lease: Lease, run_ids: Sequence[str]) -> None:
+        """Remove every checkpoint that these runs wrote on the lease's thread.
+
+        Raises:
+            LeaseLost, DatabaseUnavailable.
+        """
+        parameters = {
+            "owner": lease.run_id,
+            "token": lease.token,
+            "thread_id": str(lease.thread_id),
+            "run_ids": list(run_ids),
+        }
+        with translated():
+            async with self.pool.connection() as connection:
+                cursor = await connection.execute(DELETE_FOR_RUNS, parameters)
+                if await cursor.fetchone() is None:
+                    raise LeaseLost(f"run {lease.run_id} belongs to another worker")
+
+    async def close(self) -> None:
+        """Stop the flushers; whoever still waits gets a CancelledError."""
+        for flusher in self._flushers:
+            flusher.cancel()
+        await asyncio.gather(*self._flushers, return_exceptions=True)
+
+    async def _flush_for_ever(self) -> None:
+        while True:
+            await self._has_work.wait()
+            group = self._take()
+            if not group:
+                continue
+            try:
+                await self._write(group)
+            except asyncio.CancelledError:
+                for put in group:
+                    put.done.cancel()
+                raise
+            except DatabaseUnavailable as error:
+                settle(group, error)
+            except Exception as error:  # noqa: BLE001 (one put's data must not fail the others)
+                await self._write_apart(group, error)
+
+    def _take(self) -> list[Put]:
+        size, count = 0, 0
+        for put in self._waiting:
+            size += put.size_bytes
+            count += 1
+            if size > LARGEST_GROUP_BYTES:
+                break
+        group, self._waiting = self._waiting[:count], self._waiting[count:]
+        if not self._waiting:
+            self._has_work.clear()
+        return group
+
+    async def _write_apart(self, group: list[Put], error: Exception) -> None:
+        if len(group) == 1:
+            settle(group, error)
+            return
+        for put in group:
+            try:
+                await self._write([put])
+            except Exception as own_error:  # noqa: BLE001 (it belongs to this put's run)
+                settle([put], own_error)
+
+    async def _write(self, group: list[Put]) -> None:
+        with translated():
+            async with self.pool.connection() as connection:
+                cursor = await connection.execute(WRITE_GROUP, columns(group), prepare=True)
+                owners = {row["run_id"] for row in await cursor.fetchall()}
+        for put in group:
+            owned = put.lease.run_id in owners
+            lost = LeaseLost(f"run {put.lease.run_id} belongs to another worker")
+            settle([put], None if owned else lost)
+
+
+def settle(group: Sequence[Put], error: Exception | None) -> None:
+    """Tell everyone who waits for these puts."""
+    for put in group:
+        if put.done.done():
+            continue
+        if error is None:
+            put.done.set_result(None)
+        else:
+            put.done.set_exception(error)
+
+
+def columns(group: Sequence[Put]) -> dict[str, list[Any]]:
+    """Turn puts into arrays, one a column. A key that comes twice is written once.
+
+    The last of equal keys counts, except among ordinary writes, where the first does.
+    """
+    leases = {put.lease.run_id: put.lease.token for put in group}
+    blobs: dict[BlobKey, list[Any]] = {}
+    heads: dict[CheckpointKey, list[Any]] = {}
+    writes: dict[WriteKey, list[Any]] = {}
+    for put in group:
+        run_id = put.lease.run_id
+        for blob_key, blob in put.blobs.items():
+            blobs[blob_key] = [run_id, *blob_key, *blob]
+        for head_key, head in put.heads.items():
+            heads[head_key] = [run_id, *head_key, *head]
+        for write_key, (path, channel, kind, blob_bytes, special) in put.writes.items():
+            if special or write_key not in writes:
+                thread_id, ns, checkpoint_id, task_id, index = write_key
+                writes[write_key] = [
+                    *(run_id, thread_id, ns, checkpoint_id, task_id, path, index),
+                    *(channel, kind, blob_bytes, special),
+                ]
+    return {
+        "run_ids": list(leases),
+        "tokens": list(leases.values()),
+        **turn("b", ("run", "thread", "ns", "channel", "version", "type", "blob"), blobs),
+        **turn("c", ("run", "thread", "ns", "id", "parent", "checkpoint", "metadata"), heads),
+        **turn(
+            "w",
+            (
+                *("run", "thread", "ns", "id", "task", "path", "idx"),
+                *("channel", "type", "blob", "special"),
+            ),
+            writes,
+        ),
+    }
+
+
+def turn(prefix: str, names: Sequence[str], rows: Mapping[Any, list[Any]]) -> dict[str, list[Any]]:
+    """Rows to columns, named for the statement."""
+    turned = list(zip(*rows.values(), strict=True)) if rows else [()] * len(names)
+    return {
+        f"{prefix}_{name}": list(column) for name, column in zip(names, turned, strict=True)
+    }
+
+
+class translated:  # noqa: N801 (reads as a word of the with statement)
+    """Name a driver's passing trouble DatabaseUnavailable."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if isinstance(error, psycopg_pool.PoolTimeout | psycopg_pool.PoolClosed):
+            raise DatabaseUnavailable("no connection to the database is free") from error
+        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
+            raise DatabaseUnavailable("the database is not available") from error
+
+
+class FencedSaver(BasePostgresSaver):
+    """One run's view of the checkpoints: reads any thread, writes only while the lease holds.
+
+    Used on the run's own loop, or synchronously from its threads; the work happens on the I/O
+    loop. Every method raises DatabaseUnavailable for a passing fault, and writes raise LeaseLost.
+    """
+
+    def __init__(self, store: CheckpointStore, lease: Lease) -> None:
+        super().__init__()
+        self.store = store
+        self.lease = lease
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """See the base class."""
+        return await self._there(self.store.reader.aget_tuple(config))
+
+    async def alist(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002 (the base class's name)
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> AsyncIterator[CheckpointTuple]:
+        """See the base class."""
+
+        async def read() -> list[CheckpointTuple]:
+            reader = self.store.reader.alist(config, filter=filter, before=before, limit=limit)
+            return [found async for found in reader]
+
+        for found in await self._there(read()):
+            yield found
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """See the base class. Returns when the checkpoint is committed."""
+        put = self._new_put()
+        pointer = self._fill_checkpoint(put, config, checkpoint, metadata, new_versions)
+        await asyncio.wrap_future(self._submit(put))
+        return pointer
+
+    async def aput_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """See the base class. Returns when the writes are committed."""
+        put = self._new_put()
+        self._fill_writes(put, config, writes, task_id, task_path)
+        await asyncio.wrap_future(self._submit(put))
+
+    async def adelete_thread(self, thread_id: str) -> None:
+        """See the base class."""
+        await self._there(self.store.reader.adelete_thread(thread_id))
+
+    async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
+        """Remove every checkpoint that these runs wrote on the lease's thread."""
+        await self._there(self.store.delete_for_runs(self.lease, run_ids))
+
+    async def aget_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """See the base class."""
+        return await self._there(
+            self.store.reader.aget_delta_channel_history(config=config, channels=channels)
+        )
+
+    def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """See the base class; for sync code in a run's own threads."""
+        return self._here(self.store.reader.aget_tuple(config))
+
+    def list(
+        self,
+        config: RunnableConfig | None,
+        *,
+        filter: dict[str, Any] | None = None,  # noqa: A002 (the base class's name)
+        before: RunnableConfig | None = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """See the base class; for sync code in a run's own threads."""
+
+        async def read() -> Sequence[CheckpointTuple]:
+            reader = self.store.reader.alist(config, filter=filter, before=before, limit=limit)
+            return [found async for found in reader]
+
+        yield from self._here(read())
+
+    def put(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """See the base class; for sync code in a run's own threads."""
+        put = self._new_put()
+        pointer = self._fill_checkpoint(put, config, checkpoint, metadata, new_versions)
+        self._submit(put).result()
+        return pointer
+
+    def put_writes(
+        self,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str = "",
+    ) -> None:
+        """See the base class; for sync code in a run's own threads."""
+        put = self._new_put()
+        self._fill_writes(put, config, writes, task_id, task_path)
+        self._submit(put).result()
+
+    def delete_thread(self, thread_id: str) -> None:
+        """See the base class; for sync code in a run's own threads."""
+        self._here(self.store.reader.adelete_thread(thread_id))
+
+    def _new_put(self) -> Put:
+        return Put(self.lease, self.store.loop.create_future())
+
+    def _submit(self, put: Put) -> "Any":
+        async def wait() -> None:
+            self.store.submit(put)
+            await put.done
+
+        return asyncio.run_coroutine_threadsafe(wait(), self.store.loop)
+
+    async def _there(self, work: Coroutine[Any, Any, T]) -> T:
+        with translated():
+            return await asyncio.wrap_future(
+                asyncio.run_coroutine_threadsafe(work, self.store.loop)
+            )
+
+    def _here(self, work: Coroutine[Any, Any, T]) -> T:
+        with translated():
+            return asyncio.run_coroutine_threadsafe(work, self.store.loop).result()
+
+    def _fill_checkpoint(
+        self,
+        put: Put,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """Lay a checkpoint out as langgraph's saver does: scalars inline, the rest as blobs."""
+        configurable = config["configurable"]
+        thread_id = str(configurable["thread_id"])
+        ns = configurable.get("checkpoint_ns", "")
+        inline: dict[str, Any] = {}
+        blobs: dict[str, Any] = {}
+        for channel, value in checkpoint["channel_values"].items():
+            if isinstance(value, _DeltaSnapshot):
+                inline[channel], blobs[channel] = True, value
+            elif is_inline(value):
+                inline[channel] = value
+            else:
+                blobs[channel] = value
+        versions = {c: v for c, v in new_versions.items() if c in blobs}
+        for *key, kind, blob in self._dump_blobs(thread_id, ns, blobs, versions):
+            put.blobs[tuple(key)] = kind, blob  # type: ignore[index]
+            put.size_bytes += len(blob or b"")
+        head = wire.dumps({**checkpoint, "channel_values": inline}).decode()
+        about = wire.dumps(
+            wire.clean(get_serializable_checkpoint_metadata(config, metadata)), repr
+        ).decode()
+        put.heads[thread_id, ns, checkpoint["id"]] = configurable.get("checkpoint_id"), head, about
+        put.size_bytes += len(head) + len(about)
+        return {
+            "configurable": {
+                "thread_id": thread_id,
+                "checkpoint_ns": ns,
+                "checkpoint_id": checkpoint["id"],
+            }
+        }
+
+    def _fill_writes(
+        self,
+        put: Put,
+        config: RunnableConfig,
+        writes: Sequence[tuple[str, Any]],
+        task_id: str,
+        task_path: str,
+    ) -> None:
+        configurable = config["configurable"]
+        is_special = all(channel in WRITES_IDX_MAP for channel, _ in writes)
+        rows = self._dump_writes(
+            str(configurable["thread_id"]),
+            configurable.get("checkpoint_ns", ""),
+            configurable["checkpoint_id"],
+            task_id,
+            task_path,
+            writes,
+        )
+        for thread_id, ns, checkpoint_id, task, path, index, channel, kind, blob in rows:
+            key = (thread_id, ns, checkpoint_id, task, index)
+            put.writes[key] = path, channel, kind, blob, is_special
+            put.size_bytes += len(blob)
+
+
+def is_inline(value: Any) -> bool:
+    """Scalars live inside the checkpoint's JSONB, as langgraph's own saver has it.
+
+    Not text that JSONB cannot hold, nor numbers beyond JSON: both readers take a blob as well.
+    """
+    if isinstance(value, str):
+        return not wire.UNSTORABLE.search(value)
+    if isinstance(value, float):
+        return value - value == 0
+    return value is None or isinstance(value, bool | int)
+

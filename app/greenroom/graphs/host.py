@@ -1,0 +1,341 @@
+"""The graphs process: users' graphs behind a private Unix socket, for the web process.
+
+Plain ASGI under uvicorn on an ordinary event loop. Requests and answers are JSON; errors are
+`{"detail": str}` with the status of the AppError. `client.GraphsClient` speaks the other side.
+"""
+
+import asyncio
+import os
+import signal
+import socket
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import psycopg
+import uvicorn
+import uvloop
+from langchain_core.runnables import RunnableConfig
+
+from greenroom import wire
+from greenroom.config import Config, export_project_environment
+from greenroom.errors import (
+    AppError,
+    ConfigError,
+    DatabaseUnavailable,
+    GraphFault,
+    InvalidRequest,
+    NotFound,
+)
+from greenroom.graphs.client import GraphTimeout
+from greenroom.graphs.encoding import encode_json
+from greenroom.graphs.factories import Access, run_in_thread
+from greenroom.graphs.introspection import draw_graph, graph_schemas, subgraph_schemas
+from greenroom.graphs.persistence import Persistence, open_persistence
+from greenroom.graphs.registry import Registry, load_registry
+from greenroom.graphs.state import (
+    Graph,
+    apply_supersteps,
+    read_history,
+    read_state,
+    update_state,
+)
+from greenroom.logs import configure_logs, get_logger
+
+log = get_logger(__name__)
+
+CALL_SECONDS = 60.0
+KEEP_ALIVE_SECONDS = 90
+SHUTDOWN_SECONDS = 10
+BACKLOG = 1024
+# `xray` and `namespace` come from clients, who can ask for any number of different ones.
+MAX_CACHED_ANSWERS = 1024
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request: which graph, on which thread, and what the endpoint needs beyond."""
+
+    path: str
+    graph_id: str
+    thread_id: str
+    """Empty where no thread is concerned."""
+    config: RunnableConfig
+    fields: Mapping[str, Any]
+
+
+class GraphsApp:
+    """The ASGI application. Belongs to the loop that opened `persistence`."""
+
+    def __init__(self, registry: Registry, persistence: Persistence, call_seconds: float) -> None:
+        self._registry = registry
+        self._persistence = persistence
+        self._call_seconds = call_seconds
+        self._answers: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
+        self._abandoned: set[asyncio.Task[Any]] = set()
+        self._endpoints: Mapping[str, Callable[[Call], Awaitable[bytes]]] = {
+            "/state/read": self._read_state,
+            "/state/history": self._read_history,
+            "/state/update": self._update_state,
+            "/state/supersteps": self._apply_supersteps,
+            "/graphs/draw": self._draw,
+            "/graphs/schemas": self._schemas,
+            "/graphs/subgraphs": self._subgraphs,
+            "/graphs/list": self._list,
+            "/health": self._health,
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request. Whatever users' code does, there is an answer."""
+        status, body = await self._answer(scope["path"], await _read_body(receive))
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, path: str, body: bytes) -> tuple[int, bytes]:
+        endpoint = self._endpoints.get(path)
+        if endpoint is None:
+            return _error(NotFound())
+        try:
+            call = _parse(path, body)
+        except InvalidRequest as error:
+            return _error(error)
+        task = asyncio.create_task(_guard(endpoint, call))
+        done, _ = await asyncio.wait({task}, timeout=self._call_seconds)
+        if done:
+            return task.result()
+        # Not awaited: a hung context manager may ignore the cancellation, too.
+        task.cancel()
+        self._abandoned.add(task)
+        task.add_done_callback(self._abandoned.discard)
+        log.error("graph hangs", path=path, graph_id=call.graph_id, thread_id=call.thread_id)
+        return _error(
+            GraphTimeout(
+                f"Graph '{call.graph_id}' did not answer within {self._call_seconds:g} seconds"
+            )
+        )
+
+    def _open(self, call: Call, access: Access) -> AbstractAsyncContextManager[Graph]:
+        return self._registry.open(
+            call.graph_id,
+            call.config,
+            checkpointer=self._persistence.checkpointer,
+            store=self._persistence.store,
+            access=access,
+        )
+
+    async def _read_state(self, call: Call) -> bytes:
+        async with self._open(call, "threads.read") as graph:
+            state = await read_state(
+                graph,
+                call.thread_id,
+                call.config,
+                checkpoint=call.fields.get("checkpoint"),
+                subgraphs=bool(call.fields.get("subgraphs")),
+            )
+        return encode_json(state)
+
+    async def _read_history(self, call: Call) -> bytes:
+        async with self._open(call, "threads.read") as graph:
+            states = await read_history(
+                graph,
+                call.thread_id,
+                call.config,
+                limit=call.fields.get("limit", 1),
+                before=call.fields.get("before"),
+                metadata=call.fields.get("metadata"),
+                checkpoint=call.fields.get("checkpoint"),
+            )
+        return encode_json(states)
+
+    async def _update_state(self, call: Call) -> bytes:
+        async with self._open(call, "threads.update") as graph:
+            written = await update_state(
+                graph,
+                call.thread_id,
+                call.config,
+                values=call.fields.get("values"),
+                as_node=call.fields.get("as_node"),
+                checkpoint=call.fields.get("checkpoint"),
+            )
+        return encode_json(written)
+
+    async def _apply_supersteps(self, call: Call) -> bytes:
+        async with self._open(call, "threads.update") as graph:
+            written = await apply_supersteps(
+                graph,
+                call.thread_id,
+                call.config,
+                supersteps=call.fields.get("supersteps") or [],
+            )
+        return encode_json(written)
+
+    async def _draw(self, call: Call) -> bytes:
+        xray = call.fields.get("xray") or False
+        return await self._introspect(call, lambda graph: draw_graph(graph, xray), xray)
+
+    async def _schemas(self, call: Call) -> bytes:
+        return await self._introspect(
+            call, lambda graph: {"graph_id": call.graph_id, **graph_schemas(graph)}
+        )
+
+    async def _subgraphs(self, call: Call) -> bytes:
+        namespace, recurse = call.fields.get("namespace"), bool(call.fields.get("recurse"))
+        return await self._introspect(
+            call, lambda graph: subgraph_schemas(graph, namespace, recurse), namespace, recurse
+        )
+
+    async def _introspect(self, call: Call, look: Callable[[Graph], Any], *question: Any) -> bytes:
+        """Look at a graph in a thread: schemas cost CPU and may run users' validators."""
+        # A bool and a number that are equal must not share an answer: xray 1 is not xray true.
+        key = (call.path, call.graph_id, *((type(each), each) for each in question))
+        if key in self._answers:
+            self._answers.move_to_end(key)
+            return self._answers[key]
+        async with self._open(call, "assistants.read") as graph:
+            answer = encode_json(await run_in_thread(look, graph))
+        if self._registry.is_static(call.graph_id):
+            self._answers[key] = answer
+            if len(self._answers) > MAX_CACHED_ANSWERS:
+                self._answers.popitem(last=False)
+        return answer
+
+    async def _list(self, _: Call) -> bytes:
+        broken = {graph_id: each.message for graph_id, each in self._registry.broken.items()}
+        return wire.dumps({"loaded": sorted(self._registry.loaded), "broken": broken})
+
+    async def _health(self, _: Call) -> bytes:
+        return b'{"ok":true}'
+
+
+async def _guard(endpoint: Callable[[Call], Awaitable[bytes]], call: Call) -> tuple[int, bytes]:
+    """Run one endpoint; the border to users' graphs."""
+    try:
+        return 200, await endpoint(call)
+    except AppError as error:
+        return _error(error)
+    except psycopg.OperationalError as error:
+        log.warning("database unavailable", path=call.path, error=str(error))
+        return _error(DatabaseUnavailable("the database is not available at the moment"))
+    except (Exception, SystemExit) as error:  # users' code may raise anything
+        log.exception(
+            "graph raised", path=call.path, graph_id=call.graph_id, thread_id=call.thread_id
+        )
+        return _error(GraphFault(f"Graph '{call.graph_id}' raised {type(error).__name__}"))
+
+
+def _error(error: AppError) -> tuple[int, bytes]:
+    return error.status, wire.dumps({"detail": str(error)})
+
+
+def _parse(path: str, body: bytes) -> Call:
+    try:
+        fields = wire.loads(body) if body else {}
+    except ValueError as error:
+        raise InvalidRequest("the body is not JSON") from error
+    if not isinstance(fields, dict):
+        raise InvalidRequest("the body must be an object")
+    needed = {
+        "graph_id": path.startswith("/state/") or path not in ("/graphs/list", "/health"),
+        "thread_id": path.startswith("/state/"),
+    }
+    for name, is_needed in needed.items():
+        if is_needed and not isinstance(fields.get(name), str):
+            raise InvalidRequest(f"{name} must be a string")
+    return Call(
+        path,
+        fields.get("graph_id") or "",
+        fields.get("thread_id") or "",
+        cast(RunnableConfig, fields.get("config") or {}),
+        fields,
+    )
+
+
+async def _read_body(receive: Receive) -> bytes:
+    parts = []
+    while True:
+        message = await receive()
+        parts.append(message.get("body", b""))
+        if not message.get("more_body"):
+            return b"".join(parts)
+
+
+def main(config: Config, call_seconds: float = CALL_SECONDS) -> None:
+    """Load the project's graphs and serve them until SIGTERM; then return.
+
+    A broken graph stays broken alone. The socket exists from the moment the graphs are loaded.
+
+    Args:
+        call_seconds: how long one call may take; less than the client waits.
+    Raises:
+        ConfigError: the socket's path cannot be used, or another process listens there.
+    """
+    configure_logs(config.log_level, as_json=config.log_json)
+    export_project_environment(config.project)
+    registry = load_registry(config.project)
+    listener = _listen(config.graphs_socket)
+    # uvicorn stops at these by itself, and raises them once more afterwards: ended is enough.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    log.info("graphs loaded", loaded=len(registry.loaded), broken=sorted(registry.broken))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(config, registry, listener, call_seconds))
+
+
+async def _serve(
+    config: Config, registry: Registry, listener: socket.socket, call_seconds: float
+) -> None:
+    async with open_persistence(config) as persistence:
+        settings = uvicorn.Config(
+            GraphsApp(registry, persistence, call_seconds),
+            lifespan="off",
+            ws="none",
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            backlog=BACKLOG,
+            timeout_keep_alive=KEEP_ALIVE_SECONDS,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        )
+        await uvicorn.Server(settings).serve(sockets=[listener])
+
+
+def _listen(path: str) -> socket.socket:
+    """Bind the private socket; only this user may connect. A dead process's socket is replaced."""
+    if not path:
+        raise ConfigError("GREENROOM_GRAPHS_SOCKET is not set: name a path for a Unix socket")
+    if _is_answered(path):
+        raise ConfigError(f"{path} belongs to a graphs process that runs already")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    before = os.umask(0o177)
+    try:
+        Path(path).unlink(missing_ok=True)
+        listener.bind(path)
+    except OSError as error:
+        raise ConfigError(f"the graphs process cannot listen on {path}: {error}") from error
+    finally:
+        os.umask(before)
+    listener.listen(BACKLOG)
+    return listener
+
+
+def _is_answered(path: str) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(1)
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+        return True

@@ -1,0 +1,59 @@
+"""The connections to Postgres of the graphs process, and what langgraph keeps there."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.store.base import BaseStore
+from langgraph.store.postgres.aio import AsyncPostgresStore
+from psycopg import AsyncConnection
+from psycopg.rows import DictRow, dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from greenroom.config import Config
+
+Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
+
+# How long a call waits for a connection before the client is told to come back.
+ACQUIRE_SECONDS = 10.0
+# After so long without Postgres the pool waits for the next call before it tries again.
+RECONNECT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Persistence:
+    """What the graphs of one process share. Belongs to the loop that opened it."""
+
+    pool: Pool
+    store: BaseStore
+
+    @property
+    def checkpointer(self) -> BaseCheckpointSaver[Any]:
+        """A new saver for each use: langgraph's lets one caller at a time on its connections."""
+        return AsyncPostgresSaver(self.pool)
+
+
+@asynccontextmanager
+async def open_persistence(config: Config) -> AsyncIterator[Persistence]:
+    """Open the pool, and close it afterwards.
+
+    Comes up without Postgres too: calls fail with psycopg's OperationalError (PoolTimeout
+    included) until it is back. Tables are the business of `greenroom migrate`.
+    """
+    pool: Pool = AsyncConnectionPool(
+        config.database_uri,
+        kwargs={"autocommit": True, "row_factory": dict_row, "prepare_threshold": 0},
+        min_size=1,
+        max_size=config.database_pool_size,
+        timeout=ACQUIRE_SECONDS,
+        reconnect_timeout=RECONNECT_SECONDS,
+        # A restart of Postgres leaves dead connections behind: look before handing one out.
+        check=AsyncConnectionPool.check_connection,
+        name="graphs",
+        open=False,
+    )
+    async with pool:
+        yield Persistence(pool, AsyncPostgresStore(pool))

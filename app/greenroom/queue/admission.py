@@ -1,0 +1,143 @@
+"""The transitions that requests make: admit a run under the multitask rule, and cancel runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from greenroom import wire
+from greenroom.errors import NotFound, ThreadBusy
+from greenroom.queue.life import settle
+from greenroom.queue.states import CancelAction, RunStatus
+from greenroom.queue.statements import STATEMENTS
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run that asks to be let in."""
+
+    run_id: UUID
+    thread_id: UUID
+    assistant_id: UUID
+    graph_id: str
+    multitask_strategy: str
+    metadata: dict[str, Any]
+    kwargs: bytes
+    thread_metadata: dict[str, Any]
+    """Merged into the thread's: graph_id and assistant_id, which state calls need later."""
+    delay_seconds: float = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """The run is durable once the transaction commits."""
+
+    created_at: datetime
+    updated_at: datetime
+    is_ready: bool
+    """A worker may claim it now: ring the bell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """What became of the runs that were asked to stop."""
+
+    ended: tuple[UUID, ...] = ()
+    """Had not started; ended or removed by now."""
+    asked: tuple[UUID, ...] = ()
+    """Running: their workers must be told."""
+    has_next: bool = False
+
+    def __bool__(self) -> bool:
+        return bool(self.ended or self.asked)
+
+
+def admit_run(connection: Connection, new: NewRun) -> Admitted:
+    """Queue a run on its thread: strategies enqueue and reject in one round trip.
+
+    For interrupt and rollback call `cancel_active` before, in one transaction (contract: http.md 3.2).
+
+    Raises:
+        NotFound: no such thread.
+        ThreadBusy: strategy reject, and a run is pending or running.
+    """
+    row = connection.execute(
+        STATEMENTS["admit_run"],
+        {
+            "run_id": new.run_id,
+            "thread_id": new.thread_id,
+            "assistant_id": new.assistant_id,
+            "graph_id": new.graph_id,
+            "multitask_strategy": new.multitask_strategy,
+            "metadata": wire.dumps(new.metadata).decode(),
+            "kwargs": new.kwargs,
+            "thread_metadata": wire.dumps(new.thread_metadata).decode(),
+            "delay_seconds": max(0.0, new.delay_seconds),
+        },
+    ).one()
+    if not row.found:
+        raise NotFound("Thread or assistant not found.")
+    if row.run_id is None:
+        raise ThreadBusy
+    return Admitted(row.created_at, row.updated_at, row.queue_state == "ready")
+
+
+def cancel_active(connection: Connection, thread_id: UUID, action: CancelAction) -> Cancelled:
+    """Stop everything that is running or queued on a thread, for a run that takes its place.
+
+    Runs that wait for their time (after_seconds) are another matter and stay.
+    """
+    connection.execute(STATEMENTS["lock_thread"], {"thread_id": thread_id})
+    active = connection.execute(STATEMENTS["find_active"], {"thread_id": thread_id}).all()
+    return _cancel(connection, thread_id, [row.run_id for row in active], action)
+
+
+def cancel_runs(
+    connection: Connection, thread_id: UUID, run_ids: Sequence[UUID], action: CancelAction
+) -> Cancelled:
+    """Stop runs of one thread; falsy when none of them was active. Wants a transaction."""
+    locked = connection.execute(STATEMENTS["lock_thread"], {"thread_id": thread_id}).one_or_none()
+    if locked is None:
+        return Cancelled()
+    cancelled = _cancel(connection, thread_id, run_ids, action)
+    has_next = settle(connection, thread_id) if cancelled.ended else False
+    return Cancelled(cancelled.ended, cancelled.asked, has_next)
+
+
+def delete_run(connection: Connection, thread_id: UUID, run_id: UUID) -> tuple[bool, bool]:
+    """Remove a run in any status, under the thread's lock: (was it there, is another ready now).
+
+    The fence goes with the row: whatever its worker still writes is refused.
+    """
+    connection.execute(STATEMENTS["lock_thread"], {"thread_id": thread_id})
+    deleted = connection.execute(
+        STATEMENTS["delete_runs"],
+        {"thread_id": thread_id, "run_ids": [str(run_id)], "status": "any"},
+    ).one_or_none()
+    if deleted is None:
+        return False, False
+    return True, settle(connection, thread_id)
+
+
+def _cancel(
+    connection: Connection, thread_id: UUID, run_ids: Sequence[UUID], action: CancelAction
+) -> Cancelled:
+    if not run_ids:
+        return Cancelled()
+    parameters = {
+        "thread_id": thread_id,
+        "run_ids": [str(run_id) for run_id in run_ids],
+        "action": action,
+    }
+    if action is CancelAction.ROLLBACK:
+        ended = connection.execute(
+            STATEMENTS["delete_runs"], {**parameters, "status": RunStatus.PENDING}
+        )
+    else:
+        ended = connection.execute(STATEMENTS["cancel_pending"], parameters)
+    ended_ids = tuple(row.run_id for row in ended)
+    asked = connection.execute(STATEMENTS["flag_running"], parameters)
+    return Cancelled(ended_ids, tuple(row.run_id for row in asked))

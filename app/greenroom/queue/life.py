@@ -1,0 +1,278 @@
+"""The transitions that workers make: claim, renew, finish, release, sweep.
+
+Every function is one guarded statement in one round trip, and takes a connection in autocommit
+(`Database.statement`). All raise DatabaseUnavailable through the caller's block.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from greenroom import wire
+from greenroom.queue.states import CancelAction, RunStatus
+from greenroom.queue.statements import STATEMENTS
+
+RESULT_SECONDS = 120
+"""How long the output of a stateless run waits for the request that wanted it."""
+SWEEP_LIMIT = 500
+"""Rows that one sweep changes at most, so that none holds its locks for long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to write for a run, until another claim raises the token."""
+
+    run_id: UUID
+    thread_id: UUID
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A run as its worker gets it."""
+
+    lease: Lease
+    assistant_id: UUID
+    graph_id: str
+    metadata: dict[str, Any]
+    kwargs: dict[str, Any]
+    attempt: int
+    """From 1; a hand-back at shutdown does not count."""
+    cancel_action: CancelAction | None
+    """Somebody wants it stopped: end it, do not run it."""
+    started_at: datetime
+    """Of the first claim: the clock of the run's event ids."""
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended, and what its thread shows from now on."""
+
+    status: RunStatus
+    thread_status: str
+    """Idle, interrupted or error."""
+    error: dict[str, str] | None = None
+    """`{"error": class, "message": text}` of a failed run."""
+    thread_error: dict[str, str] | None = None
+    values: bytes | None = None
+    """JSON of the state; None leaves the thread's values as they were."""
+    output: bytes | None = None
+    """JSON of what `wait` answers; None where it equals the values."""
+    interrupts: bytes = b"{}"
+    config: bytes = b"{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """The run ended. `has_next`: another run of its thread became ready."""
+
+    has_next: bool
+
+
+def claim_run(connection: Connection, worker_id: str, lease_seconds: float) -> Claim | None:
+    """Lease the first due run, by priority and time; None when nothing is due.
+
+    Args:
+        worker_id: stable for the life of one process.
+        lease_seconds: from now, by Postgres's clock.
+    """
+    row = connection.execute(
+        STATEMENTS["claim_run"], {"worker_id": worker_id, "lease_seconds": lease_seconds}
+    ).one_or_none()
+    if row is None:
+        return None
+    return Claim(
+        lease=Lease(row.run_id, row.thread_id, row.lease_token),
+        assistant_id=row.assistant_id,
+        graph_id=row.graph_id,
+        metadata=row.metadata,
+        kwargs=wire.loads(bytes(row.kwargs)),
+        attempt=row.attempt,
+        cancel_action=CancelAction(row.cancel_action) if row.cancel_action else None,
+        started_at=row.started_at,
+        created_at=row.created_at,
+    )
+
+
+def renew_leases(
+    connection: Connection, leases: Sequence[Lease], lease_seconds: float
+) -> dict[UUID, CancelAction | None]:
+    """Prolong leases in one statement; a run missing from the answer is lost.
+
+    Returns:
+        The wish to cancel of each run that is still ours, or None.
+    """
+    rows = connection.execute(
+        STATEMENTS["renew_leases"],
+        {
+            "run_ids": [str(lease.run_id) for lease in leases],
+            "lease_tokens": [lease.token for lease in leases],
+            "lease_seconds": lease_seconds,
+        },
+    )
+    return {
+        row.run_id: CancelAction(row.cancel_action) if row.cancel_action else None for row in rows
+    }
+
+
+def finish_run_if_owned(
+    connection: Connection,
+    lease: Lease,
+    outcome: Outcome,
+    *,
+    cancel_action: CancelAction | None,
+    is_temporary: bool,
+    end_frame: tuple[int, bytes] | None = None,
+) -> Finished | None:
+    """End a run, settle its thread and promote the next; None when it is not ours to end.
+
+    Args:
+        cancel_action: the wish that this end honours. A wish that came later refuses the end:
+            the worker must look again (`find_wish`).
+        is_temporary: the thread was made for this run alone and is deleted with it.
+        end_frame: number and bytes of the last event, to be kept for replays; None keeps nothing.
+    """
+    name = "finish_temporary_run_if_owned" if is_temporary else "finish_run_if_owned"
+    error = wire.dumps(outcome.error) if outcome.error else None
+    parameters: dict[str, Any] = {
+        "run_id": lease.run_id,
+        "thread_id": lease.thread_id,
+        "lease_token": lease.token,
+        "cancel_action": cancel_action,
+        "status": outcome.status,
+        "error": error,
+    }
+    if is_temporary:
+        parameters["output"] = outcome.output or outcome.values
+        parameters["result_seconds"] = RESULT_SECONDS
+    else:
+        parameters |= {
+            "thread_status": outcome.thread_status,
+            "thread_error": wire.dumps(outcome.thread_error) if outcome.thread_error else None,
+            "config": outcome.config,
+            "values": outcome.values,
+            "output": outcome.output,
+            "interrupts": outcome.interrupts,
+            "end_seq": end_frame[0] if end_frame else 0,
+            "end_frame": end_frame[1] if end_frame else None,
+        }
+    row = connection.execute(STATEMENTS[name], parameters).one_or_none()
+    return Finished(row.has_next) if row is not None else None
+
+
+def find_wish(connection: Connection, lease: Lease) -> tuple[bool, CancelAction | None]:
+    """Tell whether a lease still holds, and the wish to cancel that came with it."""
+    row = connection.execute(
+        STATEMENTS["find_lease"], {"run_id": lease.run_id, "lease_token": lease.token}
+    ).one_or_none()
+    if row is None:
+        return False, None
+    return True, CancelAction(row.cancel_action) if row.cancel_action else None
+
+
+def release_run(
+    connection: Connection, lease: Lease, *, delay_seconds: float = 0, is_charged: bool
+) -> bool:
+    """Hand a run back to the queue; False when it was not ours any more.
+
+    Args:
+        delay_seconds: the back-off before it may be claimed again.
+        is_charged: whether the attempt counts; not at a shutdown.
+    """
+    row = connection.execute(
+        STATEMENTS["release_run"],
+        {
+            "run_id": lease.run_id,
+            "lease_token": lease.token,
+            "delay_seconds": delay_seconds,
+            "refund": 0 if is_charged else 1,
+        },
+    ).one_or_none()
+    return row is not None
+
+
+def requeue_expired(connection: Connection, max_attempts: int) -> list[tuple[UUID, UUID, int]]:
+    """Return the runs of dead workers to the queue: (run id, thread id, attempts so far)."""
+    rows = connection.execute(
+        STATEMENTS["requeue_expired"], {"max_attempts": max_attempts, "limit": SWEEP_LIMIT}
+    )
+    return [(row.run_id, row.thread_id, row.attempt) for row in rows]
+
+
+def find_exhausted(connection: Connection, max_attempts: int) -> list[tuple[Lease, int]]:
+    """Find the runs whose last attempt died with its worker: (lease, attempts)."""
+    rows = connection.execute(
+        STATEMENTS["find_exhausted"], {"max_attempts": max_attempts, "limit": SWEEP_LIMIT}
+    )
+    return [(Lease(row.run_id, row.thread_id, row.lease_token), row.attempt) for row in rows]
+
+
+def fail_exhausted_run(connection: Connection, lease: Lease, error: dict[str, str]) -> bool:
+    """End such a run as `error`; False when another sweep was first. Wants a transaction:
+
+    the thread's lock is held, and `settle` must follow in it.
+    """
+    row = connection.execute(
+        STATEMENTS["fail_exhausted_run"],
+        {
+            "run_id": lease.run_id,
+            "thread_id": lease.thread_id,
+            "lease_token": lease.token,
+            "error": wire.dumps(error),
+            "result_seconds": RESULT_SECONDS,
+        },
+    ).one_or_none()
+    return row is not None
+
+
+def remove_run_if_owned(connection: Connection, lease: Lease) -> bool:
+    """Remove a rolled back run; False when it is not ours. Wants a transaction, then `settle`."""
+    row = connection.execute(
+        STATEMENTS["remove_run_if_owned"],
+        {"run_id": lease.run_id, "thread_id": lease.thread_id, "lease_token": lease.token},
+    ).one_or_none()
+    return row is not None
+
+
+def settle(connection: Connection, thread_id: UUID) -> bool:
+    """After runs left a thread: promote the next, set the status, drop a temporary thread.
+
+    Wants the thread's lock. Tells whether another run became ready.
+    """
+    parameters = {"thread_id": thread_id}
+    promoted = connection.execute(STATEMENTS["promote_next"], parameters).one_or_none()
+    connection.execute(STATEMENTS["settle_thread"], parameters)
+    connection.execute(STATEMENTS["delete_idle_temporary_thread"], parameters)
+    return promoted is not None
+
+
+def settle_due_runs(connection: Connection) -> int:
+    """Let scheduled runs whose time has come take their place; counts those now ready."""
+    due = connection.execute(STATEMENTS["find_due_runs"], {"limit": SWEEP_LIMIT}).all()
+    states = [
+        connection.execute(
+            STATEMENTS["settle_due_run"], {"run_id": row.run_id, "thread_id": row.thread_id}
+        ).scalar_one_or_none()
+        for row in due
+    ]
+    return states.count("ready")
+
+
+def find_work(connection: Connection, limit: int) -> tuple[int, float | None]:
+    """Count due runs, up to `limit`, and tell in how many seconds the next scheduled one is due."""
+    row = connection.execute(STATEMENTS["find_work"], {"limit": limit}).one()
+    next_due = row.next_due_seconds
+    return row.due, None if next_due is None else float(next_due)
+
+
+def sweep_leftovers(connection: Connection, resumable_ttl_seconds: float) -> None:
+    """Drop results that nobody fetched and replays that nobody may ask for any more."""
+    connection.execute(STATEMENTS["sweep_results"], {"limit": SWEEP_LIMIT})
+    connection.execute(
+        STATEMENTS["sweep_events"], {"ttl_seconds": resumable_ttl_seconds, "limit": SWEEP_LIMIT}
+    )

@@ -1,0 +1,254 @@
+-- The queue's statements. Each is sent in one round trip; two statements in one are one implicit
+-- transaction, the second with a snapshot taken after the first has its lock.
+
+-- name: admit_run
+-- Queue a run behind those of its thread. Comes back with found = false for an unknown thread and
+-- without a run_id when a busy thread refuses it.
+SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
+WITH target AS (
+    SELECT thread_id FROM thread WHERE thread_id = :thread_id
+), admitted AS (
+    INSERT INTO run (run_id, thread_id, assistant_id, graph_id, queue_state, due_at,
+                     created_at, multitask_strategy, metadata, kwargs)
+    SELECT :run_id, target.thread_id, :assistant_id, :graph_id,
+           CASE WHEN :delay_seconds > 0 THEN 'scheduled'
+                WHEN EXISTS (SELECT FROM run WHERE run.thread_id = :thread_id
+                             AND (status = 'running' OR queue_state = 'ready')) THEN 'queued'
+                ELSE 'ready' END,
+           now() + make_interval(secs => :delay_seconds),
+           now() + make_interval(secs => :delay_seconds),
+           :multitask_strategy, CAST(:metadata AS jsonb), :kwargs
+      FROM target
+     WHERE NOT (:multitask_strategy = 'reject' AND EXISTS (
+           SELECT FROM run WHERE run.thread_id = :thread_id AND status IN ('pending', 'running')))
+    RETURNING run_id, created_at, updated_at, queue_state
+), touched AS (
+    UPDATE thread SET status = 'busy', updated_at = now(),
+           metadata = thread.metadata || CAST(:thread_metadata AS jsonb)
+      FROM admitted WHERE thread.thread_id = :thread_id
+)
+SELECT EXISTS (SELECT FROM target) AS found, admitted.*
+  FROM (SELECT) AS always LEFT JOIN admitted ON true;
+
+-- name: claim_run
+-- Lease the first due run to one worker. No row: nothing is due.
+UPDATE run SET status = 'running', queue_state = NULL, attempt = attempt + 1,
+       lease_token = lease_token + 1, worker_id = :worker_id,
+       lease_expires_at = now() + make_interval(secs => :lease_seconds),
+       started_at = coalesce(started_at, now()), updated_at = now()
+ WHERE run_id = (SELECT run_id FROM run
+                  WHERE queue_state = 'ready' AND due_at <= now()
+                  ORDER BY priority, due_at
+                    FOR UPDATE SKIP LOCKED LIMIT 1)
+RETURNING run_id, thread_id, assistant_id, graph_id, metadata, kwargs, attempt, lease_token,
+          cancel_action, started_at, created_at;
+
+-- name: renew_leases
+-- Prolong every lease of a process. A run that does not come back is no longer its own.
+UPDATE run SET lease_expires_at = now() + make_interval(secs => :lease_seconds)
+  FROM unnest(CAST(:run_ids AS uuid[]), CAST(:lease_tokens AS bigint[])) AS held (run_id, lease_token)
+ WHERE run.run_id = held.run_id AND run.lease_token = held.lease_token AND run.status = 'running'
+RETURNING run.run_id, run.cancel_action;
+
+-- name: finish_run_if_owned
+-- End a run once, and give the thread's slot to the next. No row back: it ended before, the lease
+-- moved on, or somebody wished to cancel it since the worker last looked.
+SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
+WITH ended AS (
+    UPDATE run SET status = :status, error = :error, worker_id = NULL, lease_expires_at = NULL,
+           finished_at = now(), updated_at = now()
+     WHERE run_id = :run_id AND lease_token = :lease_token AND status = 'running'
+       AND cancel_action IS NOT DISTINCT FROM :cancel_action
+    RETURNING run_id
+), state AS (
+    INSERT INTO thread_state (thread_id, status, config, "values", output, interrupts, error)
+    SELECT :thread_id, :thread_status, :config, :values, :output, :interrupts, :thread_error
+      FROM ended
+    ON CONFLICT (thread_id) DO UPDATE SET status = excluded.status, config = excluded.config,
+       -- A run that stopped before its first checkpoint leaves what was there.
+       "values" = coalesce(excluded."values", thread_state."values"),
+       output = CASE WHEN excluded."values" IS NULL THEN thread_state.output ELSE excluded.output END,
+       interrupts = excluded.interrupts, error = excluded.error
+), logged AS (
+    -- The error event of a resumable run belongs to its replay, and is true from now on.
+    INSERT INTO run_event (run_id, first_seq, last_seq, thread_id, frames)
+    SELECT run_id, :end_seq, :end_seq, :thread_id, :end_frame
+      FROM ended WHERE CAST(:end_frame AS bytea) IS NOT NULL
+), promoted AS (
+    UPDATE run SET queue_state = 'ready', due_at = now()
+     WHERE EXISTS (SELECT FROM ended) AND run_id = (
+           SELECT run_id FROM run WHERE thread_id = :thread_id AND queue_state = 'queued'
+            ORDER BY sequence LIMIT 1)
+    RETURNING run_id
+), settled AS (
+    UPDATE thread SET updated_at = now(), state_updated_at = now(),
+           status = CASE WHEN EXISTS (
+               SELECT FROM run WHERE thread_id = :thread_id AND status = 'pending')
+               THEN 'busy' ELSE :thread_status END
+     WHERE thread_id = :thread_id AND EXISTS (SELECT FROM ended)
+)
+SELECT ended.run_id, EXISTS (SELECT FROM promoted) AS has_next FROM ended;
+
+-- name: finish_temporary_run_if_owned
+-- End a stateless run and remove its thread; what a waiting request needs is kept for a while.
+WITH ended AS (
+    DELETE FROM thread USING run
+     WHERE thread.thread_id = :thread_id AND run.run_id = :run_id
+       AND run.thread_id = thread.thread_id
+       AND run.lease_token = :lease_token AND run.status = 'running'
+       AND run.cancel_action IS NOT DISTINCT FROM :cancel_action
+    RETURNING run.run_id
+)
+INSERT INTO run_result (run_id, status, output, error, expires_at)
+SELECT run_id, :status, :output, :error, now() + make_interval(secs => :result_seconds) FROM ended
+RETURNING run_id, false AS has_next;
+
+-- name: remove_run_if_owned
+-- A rolled back run goes as if it had never been; thread_state still holds what was before it.
+SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
+DELETE FROM run
+ WHERE run_id = :run_id AND lease_token = :lease_token AND status = 'running'
+RETURNING run_id;
+
+-- name: release_run
+-- Hand a run back unfinished, at the head of its thread's queue. `refund` is 1 when nobody is to
+-- blame, so that no attempt is charged.
+UPDATE run SET status = 'pending', queue_state = 'ready', worker_id = NULL,
+       lease_expires_at = NULL, attempt = attempt - :refund, updated_at = now(),
+       due_at = now() + make_interval(secs => :delay_seconds)
+ WHERE run_id = :run_id AND lease_token = :lease_token AND status = 'running'
+RETURNING run_id;
+
+-- name: find_lease
+-- What a worker asks when its finish was refused. No row: the run is somebody else's, or gone.
+SELECT cancel_action FROM run
+ WHERE run_id = :run_id AND lease_token = :lease_token AND status = 'running';
+
+-- name: requeue_expired
+-- Give the runs of dead or cut-off workers back to the queue. One that somebody wants to cancel
+-- goes back whatever its attempts: the next worker ends it without running it.
+WITH expired AS (
+    SELECT run_id FROM run
+     WHERE status = 'running' AND lease_expires_at < now()
+       AND (attempt < :max_attempts OR cancel_action IS NOT NULL)
+     ORDER BY lease_expires_at LIMIT :limit
+       FOR UPDATE SKIP LOCKED
+)
+UPDATE run SET status = 'pending', queue_state = 'ready', due_at = now(), worker_id = NULL,
+       lease_expires_at = NULL, updated_at = now()
+  FROM expired WHERE run.run_id = expired.run_id
+RETURNING run.run_id, run.thread_id, run.attempt;
+
+-- name: find_exhausted
+-- Runs whose last allowed attempt was lost with its worker.
+SELECT run_id, thread_id, attempt, lease_token FROM run
+ WHERE status = 'running' AND lease_expires_at < now()
+   AND attempt >= :max_attempts AND cancel_action IS NULL
+ ORDER BY lease_expires_at LIMIT :limit;
+
+-- name: fail_exhausted_run
+-- End a run that no worker survives. Guarded by the token: whoever sweeps second changes nothing.
+SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
+WITH ended AS (
+    UPDATE run SET status = 'error', error = :error, worker_id = NULL, lease_expires_at = NULL,
+           finished_at = now(), updated_at = now()
+     WHERE run_id = :run_id AND lease_token = :lease_token AND status = 'running'
+    RETURNING run_id
+), kept AS (
+    INSERT INTO run_result (run_id, status, error, expires_at)
+    SELECT run_id, 'error', :error, now() + make_interval(secs => :result_seconds)
+      FROM ended JOIN thread ON thread_id = :thread_id AND is_temporary
+), state AS (
+    INSERT INTO thread_state (thread_id, status, error)
+    SELECT :thread_id, 'error', :error FROM ended
+    ON CONFLICT (thread_id) DO UPDATE SET status = excluded.status, error = excluded.error
+)
+SELECT run_id FROM ended;
+
+-- name: find_due_runs
+-- Scheduled runs whose time has come.
+SELECT run_id, thread_id FROM run
+ WHERE queue_state = 'scheduled' AND due_at <= now() ORDER BY due_at LIMIT :limit;
+
+-- name: settle_due_run
+-- A due run takes its place: the slot if it is free, else the queue.
+SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
+UPDATE run SET due_at = now(), queue_state = CASE WHEN EXISTS (
+           SELECT FROM run AS other WHERE other.thread_id = :thread_id
+              AND (other.status = 'running' OR other.queue_state = 'ready'))
+       THEN 'queued' ELSE 'ready' END
+ WHERE run_id = :run_id AND queue_state = 'scheduled'
+RETURNING queue_state;
+
+-- name: find_work
+-- Whether a run is due now, and in how many seconds the next scheduled one is (NULL: none).
+SELECT (SELECT count(*) FROM (SELECT FROM run WHERE queue_state = 'ready' AND due_at <= now()
+                               LIMIT :limit) AS due) AS due,
+       (SELECT extract(epoch FROM min(due_at) - now()) FROM run
+         WHERE queue_state = 'scheduled') AS next_due_seconds;
+
+-- name: lock_thread
+SELECT thread_id, is_temporary FROM thread WHERE thread_id = :thread_id FOR UPDATE;
+
+-- name: find_active
+-- A thread's runs that are running or wait for their turn, oldest first. Under the thread's lock.
+SELECT run_id FROM run
+ WHERE thread_id = :thread_id AND (status = 'running' OR queue_state IN ('ready', 'queued'))
+ ORDER BY sequence;
+
+-- name: cancel_pending
+-- End runs that no worker has seen.
+UPDATE run SET status = 'interrupted', queue_state = NULL, cancel_action = :action,
+       finished_at = now(), updated_at = now()
+ WHERE thread_id = :thread_id AND run_id = ANY (CAST(:run_ids AS uuid[])) AND status = 'pending'
+RETURNING run_id;
+
+-- name: delete_runs
+-- Remove runs; a running one's worker finds its lease gone.
+DELETE FROM run
+ WHERE thread_id = :thread_id AND run_id = ANY (CAST(:run_ids AS uuid[]))
+   AND (:status = 'any' OR status = :status)
+RETURNING run_id;
+
+-- name: flag_running
+-- Leave the wish to stop where the worker's next renewal or finish must see it. Rollback outranks
+-- interrupt, so that a run is never asked for less than before.
+UPDATE run SET cancel_action = CASE WHEN cancel_action = 'rollback' THEN cancel_action
+                                    ELSE :action END
+ WHERE thread_id = :thread_id AND run_id = ANY (CAST(:run_ids AS uuid[])) AND status = 'running'
+RETURNING run_id;
+
+-- name: promote_next
+-- Give a free slot to the oldest that waits. Under the thread's lock.
+UPDATE run SET queue_state = 'ready', due_at = now()
+ WHERE run_id = (SELECT run_id FROM run WHERE thread_id = :thread_id AND queue_state = 'queued'
+                  ORDER BY sequence LIMIT 1)
+   AND NOT EXISTS (SELECT FROM run WHERE thread_id = :thread_id
+                    AND (status = 'running' OR queue_state = 'ready'))
+RETURNING run_id;
+
+-- name: settle_thread
+-- The status that follows from the runs left: busy, or the one in which the thread rests.
+UPDATE thread SET updated_at = now(),
+       status = CASE WHEN EXISTS (SELECT FROM run WHERE thread_id = :thread_id
+                                   AND status IN ('pending', 'running')) THEN 'busy'
+                     ELSE coalesce((SELECT status FROM thread_state
+                                     WHERE thread_id = :thread_id), 'idle') END
+ WHERE thread_id = :thread_id;
+
+-- name: delete_idle_temporary_thread
+-- A stateless run's thread goes with it.
+DELETE FROM thread WHERE thread_id = :thread_id AND is_temporary AND NOT EXISTS (
+       SELECT FROM run WHERE thread_id = :thread_id AND status IN ('pending', 'running'));
+
+-- name: sweep_results
+DELETE FROM run_result WHERE run_id IN (
+       SELECT run_id FROM run_result WHERE expires_at < now() ORDER BY expires_at LIMIT :limit);
+
+-- name: sweep_events
+-- Replays are promised for a while after a run's end, not longer.
+DELETE FROM run_event WHERE (run_id, first_seq) IN (
+       SELECT run_id, first_seq FROM run_event JOIN run USING (run_id)
+        WHERE run_event.created_at < now() - make_interval(secs => :ttl_seconds)
+          AND run.finished_at < now() - make_interval(secs => :ttl_seconds)
+        LIMIT :limit);

@@ -1,0 +1,27 @@
+"""The statements of queries.sql by name."""
+
+import re
+from importlib.resources import files
+
+from sqlalchemy import TextClause, text
+
+HEADING = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
+
+
+def load(resource: str) -> dict[str, TextClause]:
+    """Read an SQL file of this package: `-- name: x`, then a statement until the next name."""
+    source = files(__package__).joinpath(resource).read_text(encoding="utf-8")
+    _preamble, *parts = HEADING.split(source)
+    return {
+        name: text(_without_comments(body))
+        for name, body in zip(parts[::2], parts[1::2], strict=True)
+    }
+
+
+def _without_comments(body: str) -> str:
+    """Comments are for readers; a colon in one would look like a parameter."""
+    lines = (line for line in body.splitlines() if not line.lstrip().startswith("--"))
+    return "\n".join(lines).strip().rstrip(";")
+
+
+STATEMENTS = load("queries.sql")

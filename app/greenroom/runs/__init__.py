@@ -1,0 +1,1 @@
+"""Runs: created, waited for, streamed, joined, cancelled, deleted."""

@@ -1,0 +1,135 @@
+"""The SQL of runs outside their life in the queue."""
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, LargeBinary, Row, null, select, text, type_coerce
+from sqlalchemy.dialects.postgresql import insert
+
+from greenroom.database.tables import run, run_result, thread, thread_state
+
+COLUMNS = (
+    run.c.run_id,
+    run.c.thread_id,
+    run.c.assistant_id,
+    run.c.metadata,
+    run.c.status,
+    run.c.kwargs,
+    run.c.multitask_strategy,
+    run.c.created_at,
+    run.c.updated_at,
+)
+
+# The three tables are langgraph's, whose thread_id is text; the run that wrote a checkpoint is in
+# its metadata. A blob stays as long as any checkpoint of its namespace still names its version.
+DELETE_CHECKPOINTS = text(
+    """
+    WITH gone AS (
+        DELETE FROM checkpoints
+         WHERE thread_id = :thread_id AND metadata ->> 'run_id' = ANY (:run_ids)
+        RETURNING checkpoint_ns, checkpoint_id, checkpoint -> 'channel_versions' AS versions
+    ), written AS (
+        DELETE FROM checkpoint_writes USING gone
+         WHERE checkpoint_writes.thread_id = :thread_id
+           AND checkpoint_writes.checkpoint_ns = gone.checkpoint_ns
+           AND checkpoint_writes.checkpoint_id = gone.checkpoint_id
+    ), kept AS (
+        SELECT checkpoint_ns, version.key, version.value
+          FROM checkpoints CROSS JOIN jsonb_each_text(checkpoint -> 'channel_versions') AS version
+         WHERE thread_id = :thread_id AND metadata ->> 'run_id' IS DISTINCT FROM ALL (:run_ids)
+    )
+    DELETE FROM checkpoint_blobs USING (
+        SELECT DISTINCT checkpoint_ns, version.key, version.value
+          FROM gone CROSS JOIN jsonb_each_text(versions) AS version
+        EXCEPT SELECT * FROM kept
+    ) AS orphan
+     WHERE checkpoint_blobs.thread_id = :thread_id
+       AND checkpoint_blobs.checkpoint_ns = orphan.checkpoint_ns
+       AND checkpoint_blobs.channel = orphan.key AND checkpoint_blobs.version = orphan.value
+    """
+)
+
+
+def find_run(connection: Connection, thread_id: UUID, run_id: UUID) -> Row[Any] | None:
+    """A run of this thread with its start, for streams and joins; None when there is none."""
+    query = select(*COLUMNS, run.c.error, run.c.started_at, run.c.finished_at)
+    return connection.execute(
+        query.where(run.c.run_id == run_id, run.c.thread_id == thread_id)
+    ).one_or_none()
+
+
+def find_run_anywhere(connection: Connection, run_id: UUID) -> Row[Any] | None:
+    """A run by its id alone, for the paths of stateless runs."""
+    query = select(*COLUMNS, run.c.error, run.c.started_at, run.c.finished_at)
+    return connection.execute(query.where(run.c.run_id == run_id)).one_or_none()
+
+
+def thread_exists(connection: Connection, thread_id: UUID) -> bool:
+    """Tell whether there is such a thread."""
+    query = select(thread.c.thread_id).where(thread.c.thread_id == thread_id)
+    return connection.execute(query).one_or_none() is not None
+
+
+def list_runs(
+    connection: Connection, thread_id: UUID, *, status: str | None, limit: int, offset: int
+) -> Sequence[Row[Any]]:
+    """A page of a thread's runs, newest first."""
+    query = select(*COLUMNS).where(run.c.thread_id == thread_id)
+    if status is not None:
+        query = query.where(run.c.status == status)
+    query = query.order_by(run.c.sequence.desc()).limit(limit).offset(offset)
+    return connection.execute(query).all()
+
+
+def list_active(connection: Connection, statuses: Sequence[str]) -> Sequence[Row[Any]]:
+    """Every run of the server in these statuses: run_id, thread_id."""
+    query = select(run.c.run_id, run.c.thread_id).where(run.c.status.in_(statuses))
+    return connection.execute(query).all()
+
+
+def create_thread(
+    connection: Connection, thread_id: UUID, metadata: dict[str, Any], *, is_temporary: bool
+) -> None:
+    """Make a thread for a run, unless it is there."""
+    statement = insert(thread).values(
+        thread_id=thread_id, metadata=metadata, is_temporary=is_temporary
+    )
+    connection.execute(statement.on_conflict_do_nothing())
+
+
+def find_answer(connection: Connection, thread_id: UUID, run_id: UUID) -> Row[Any] | None:
+    """How a run ended and what its thread shows: status, error, values, output; None: no run.
+
+    Values and output stay bytes of JSON: nobody reads them between the worker and the client.
+    """
+    query = (
+        select(
+            run.c.status,
+            run.c.error,
+            type_coerce(thread_state.c["values"], LargeBinary).label("values"),
+            type_coerce(thread_state.c.output, LargeBinary).label("output"),
+        )
+        .outerjoin(thread_state, thread_state.c.thread_id == run.c.thread_id)
+        .where(run.c.run_id == run_id, run.c.thread_id == thread_id)
+    )
+    return connection.execute(query).one_or_none()
+
+
+def find_result(connection: Connection, run_id: UUID) -> Row[Any] | None:
+    """What a stateless run left: status, error, values (always None), output."""
+    query = select(
+        run_result.c.status,
+        run_result.c.error,
+        null().label("values"),
+        type_coerce(run_result.c.output, LargeBinary).label("output"),
+    )
+    return connection.execute(query.where(run_result.c.run_id == run_id)).one_or_none()
+
+
+def delete_checkpoints(connection: Connection, thread_id: UUID, run_ids: Sequence[UUID]) -> None:
+    """Remove what runs wrote into langgraph's tables."""
+    connection.execute(
+        DELETE_CHECKPOINTS,
+        {"thread_id": str(thread_id), "run_ids": [str(run_id) for run_id in run_ids]},
+    )

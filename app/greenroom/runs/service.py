@@ -1,0 +1,403 @@
+"""The rules of runs: what a new one stores, who lets it in, how it is stopped and answered."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID, uuid4
+
+from sqlalchemy import Connection, Row
+
+from greenroom import wire
+from greenroom.assistants import queries as assistant_queries
+from greenroom.assistants.mirror import mirror
+from greenroom.config import Project
+from greenroom.contract.fields import UUID_FORM
+from greenroom.database.engine import Database
+from greenroom.errors import InvalidRequest, NotFound, RunNotFound, ThreadNotFound
+from greenroom.identifiers import new_id
+from greenroom.queue.admission import (
+    Admitted,
+    Cancelled,
+    NewRun,
+    admit_run,
+    cancel_active,
+    cancel_runs,
+    delete_run,
+)
+from greenroom.queue.states import CancelAction, RunStatus
+from greenroom.runs import queries
+from greenroom.runs.schemas import RUN_FIELDS, RunCreate, RunCreateStateful, RunCreateStateless
+from greenroom.signals.sender import Signals
+from greenroom.streaming.frames import Batch, Kind, pack
+
+UNKNOWN = "Thread or assistant not found."
+ANNOUNCED = 2**62
+"""The token of an end that the web announces: above that of any worker."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A run that has been checked and only needs to be let in."""
+
+    new: NewRun
+    kwargs: dict[str, Any]
+    creates_thread: bool
+    is_temporary: bool
+    thread_metadata: dict[str, Any]
+    """Of a thread made for it."""
+
+    @property
+    def is_stateless(self) -> bool:
+        """No thread was named."""
+        return self.kwargs["temporary"]
+
+
+def prepare(
+    database: Database, project: Project, body: RunCreate, thread_id: UUID | None
+) -> Prepared:
+    """Check a request and work out what the run will store.
+
+    Args:
+        thread_id: None for a stateless run, which gets a thread of its own.
+    Raises:
+        NotFound: no such assistant.
+        InvalidRequest: `assistant_id` is neither a uuid nor a graph.
+        BadRequest: both `config.configurable` and `context` are given.
+    """
+    assistant = find_assistant(database, project, body.assistant_id)
+    run_id, target = new_id(), thread_id or uuid4()
+    is_stateless = thread_id is None
+    keep = isinstance(body, RunCreateStateless) and body.on_completion == "keep"
+    ids = {"graph_id": assistant.graph_id, "assistant_id": str(assistant.assistant_id)}
+    metadata = {**assistant.metadata, **ids, **body.metadata}
+    kwargs = make_kwargs(body, assistant, metadata, run_id, target)
+    kwargs["temporary"] = is_stateless
+    kwargs["on_completion"] = "keep" if keep else "delete"
+    strategy = body.multitask_strategy if isinstance(body, RunCreateStateful) else "enqueue"
+    return Prepared(
+        new=NewRun(
+            run_id=run_id,
+            thread_id=target,
+            assistant_id=assistant.assistant_id,
+            graph_id=assistant.graph_id,
+            multitask_strategy=strategy,
+            metadata=metadata,
+            kwargs=wire.dumps(kwargs),
+            thread_metadata=ids,
+            delay_seconds=body.after_seconds or 0,
+        ),
+        kwargs=kwargs,
+        creates_thread=is_stateless
+        or (isinstance(body, RunCreateStateful) and body.if_not_exists == "create"),
+        is_temporary=is_stateless and not keep,
+        thread_metadata={**body.metadata, **ids},
+    )
+
+
+def find_assistant(database: Database, project: Project, key: str) -> Any:
+    """Find an assistant by id or graph id: assistant_id, graph_id, config, context, metadata."""
+    if not UUID_FORM.fullmatch(key) and key not in project.graphs:
+        known = ", ".join(sorted(project.graphs))
+        raise InvalidRequest(
+            f"Invalid assistant: {key!r} in field assistant_id. Must be either:\n"
+            f"- A valid assistant UUID, or\n- One of the registered graphs: {known}"
+        )
+    with database.statement() as connection:
+        found = assistant_queries.find_for_run(connection, key)
+    if found is None:
+        raise NotFound(UNKNOWN)
+    return found
+
+
+def make_kwargs(
+    body: RunCreate, assistant: Any, metadata: Mapping[str, Any], run_id: UUID, thread_id: UUID
+) -> dict[str, Any]:
+    """What the worker needs to run it; shown to clients as the run's `kwargs` (http.md 3)."""
+    own, context = mirror(body.config.model_dump(exclude_none=True), body.context)
+    configurable = {
+        **(assistant.config.get("configurable") or {}),
+        **(own.get("configurable") or {}),
+        **checkpoint_of(body),
+        "run_id": str(run_id),
+        "thread_id": str(thread_id),
+        "graph_id": assistant.graph_id,
+        "assistant_id": str(assistant.assistant_id),
+        "user_id": "",
+        "langgraph_auth_user": None,
+        "langgraph_auth_user_id": "",
+        "langgraph_auth_permissions": [],
+        "langgraph_request_id": str(uuid4()),
+    }
+    config = {
+        **assistant.config,
+        **own,
+        "configurable": configurable,
+        "metadata": {
+            **(assistant.config.get("metadata") or {}),
+            **(own.get("metadata") or {}),
+            **metadata,
+        },
+    }
+    durability = body.durability or ("exit" if body.checkpoint_during is False else "async")
+    return {
+        "input": body.input,
+        "command": body.command.model_dump(exclude_unset=True) if body.command else None,
+        "config": config,
+        "context": {**assistant.context, **context},
+        "stream_mode": body.stream_modes,
+        "interrupt_before": body.interrupt_before,
+        "interrupt_after": body.interrupt_after,
+        "webhook": body.webhook,
+        "feedback_keys": body.feedback_keys,
+        "subgraphs": body.stream_subgraphs,
+        "resumable": body.stream_resumable,
+        "checkpoint_during": durability != "exit",
+        "durability": durability,
+    }
+
+
+def checkpoint_of(body: RunCreate) -> dict[str, Any]:
+    """The checkpoint to start from, in the terms of `configurable`."""
+    if not isinstance(body, RunCreateStateful):
+        return {}
+    given = body.checkpoint.model_dump(exclude_none=True) if body.checkpoint else {}
+    given.pop("thread_id", None)
+    if body.checkpoint_id:
+        given["checkpoint_id"] = body.checkpoint_id
+    return given
+
+
+def admit(database: Database, signals: Signals, prepared: Prepared) -> dict[str, Any]:
+    """Let a run in and wake a worker; the run as clients see it.
+
+    Raises:
+        NotFound: no such thread, and the request does not create it.
+        ThreadBusy: strategy reject on a busy thread.
+    """
+    cancelled = Cancelled()
+    action = multitask_action(prepared.new.multitask_strategy)
+    if action is None and not prepared.creates_thread:
+        with database.statement() as connection:
+            admitted = admit_run(connection, prepared.new)
+    else:
+        with database.transaction() as connection:
+            if prepared.creates_thread:
+                create_thread(connection, prepared)
+            if action is not None:
+                cancelled = cancel_active(connection, prepared.new.thread_id, action)
+            admitted = admit_run(connection, prepared.new)
+    announce(signals, prepared.new.thread_id, cancelled, action or CancelAction.INTERRUPT)
+    if admitted.is_ready:
+        signals.ring()
+    return show_new(prepared, admitted)
+
+
+def admit_all(
+    database: Database, signals: Signals, batch: Sequence[Prepared]
+) -> list[dict[str, Any]]:
+    """Let stateless runs in together, all or none."""
+    with database.transaction() as connection:
+        admitted = []
+        for prepared in batch:
+            create_thread(connection, prepared)
+            admitted.append(admit_run(connection, prepared.new))
+    signals.ring(sum(one.is_ready for one in admitted))
+    return [show_new(*pair) for pair in zip(batch, admitted, strict=True)]
+
+
+def create_thread(connection: Connection, prepared: Prepared) -> None:
+    """Make the thread that a run brings along."""
+    queries.create_thread(
+        connection,
+        prepared.new.thread_id,
+        prepared.thread_metadata,
+        is_temporary=prepared.is_temporary,
+    )
+
+
+def multitask_action(strategy: str) -> CancelAction | None:
+    """What a strategy does to the runs before; None leaves them alone."""
+    return CancelAction(strategy) if strategy in {"interrupt", "rollback"} else None
+
+
+def cancel(
+    database: Database,
+    signals: Signals,
+    thread_id: UUID,
+    run_ids: Sequence[UUID],
+    action: CancelAction,
+) -> Cancelled:
+    """Stop runs of a thread.
+
+    Returns:
+        Which ended at once, and which a worker was asked to end.
+    Raises:
+        NotFound: none of them is active.
+    """
+    with database.transaction() as connection:
+        cancelled = cancel_runs(connection, thread_id, run_ids, action)
+    if not cancelled:
+        raise NotFound(reason_for_nothing(database, thread_id, run_ids))
+    announce(signals, thread_id, cancelled, action)
+    return cancelled
+
+
+def cancel_by_status(
+    database: Database, signals: Signals, status: str, action: CancelAction
+) -> None:
+    """Stop every run of the server that is pending, running or either (`all`).
+
+    Raises:
+        NotFound: there is none.
+    """
+    statuses = [RunStatus.PENDING, RunStatus.RUNNING] if status == "all" else [status]
+    with database.statement() as connection:
+        rows = queries.list_active(connection, statuses)
+    by_thread: dict[UUID, list[UUID]] = {}
+    for row in rows:
+        by_thread.setdefault(row.thread_id, []).append(row.run_id)
+    has_cancelled = False
+    for thread_id, run_ids in by_thread.items():
+        with database.transaction() as connection:
+            cancelled = cancel_runs(connection, thread_id, run_ids, action)
+        announce(signals, thread_id, cancelled, action)
+        has_cancelled = has_cancelled or bool(cancelled)
+    if not has_cancelled:
+        raise NotFound("No runs found to cancel.")
+
+
+def reason_for_nothing(database: Database, thread_id: UUID, run_ids: Iterable[UUID]) -> str:
+    """Why nothing could be cancelled: unknown, or over."""
+    with database.statement() as connection:
+        known = any(queries.find_run(connection, thread_id, run_id) for run_id in run_ids)
+    if known:
+        return "No matching runs to cancel. Please verify that the run has not finished yet."
+    return "No runs found to cancel."
+
+
+def announce(
+    signals: Signals, thread_id: UUID, cancelled: Cancelled, action: CancelAction
+) -> None:
+    """Tell workers whom to stop, clients whose run is over, and the bell if another is ready."""
+    signals.cancel(cancelled.asked, action)
+    for run_id in cancelled.ended:
+        announce_end(signals, thread_id, run_id)
+    if cancelled.has_next:
+        signals.ring()
+
+
+def announce_end(signals: Signals, thread_id: UUID, run_id: UUID) -> None:
+    """End the streams of a run that no worker will end."""
+    signals.publish(thread_id, pack(Batch(Kind.END, run_id, ANNOUNCED, 0, 0, 0, b"")))
+
+
+def remove(database: Database, signals: Signals, thread_id: UUID, run_id: UUID) -> None:
+    """Delete a run in any status, with its checkpoints.
+
+    Raises:
+        RunNotFound: no such run on this thread.
+    """
+    with database.transaction() as connection:
+        was_there, has_next = delete_run(connection, thread_id, run_id)
+        queries.delete_checkpoints(connection, thread_id, [run_id])
+    if not was_there:
+        raise RunNotFound
+    signals.cancel([run_id], "delete")
+    announce_end(signals, thread_id, run_id)
+    if has_next:
+        signals.ring()
+
+
+def get_run(database: Database, thread_id: UUID, run_id: UUID) -> dict[str, Any]:
+    """A run as clients see it.
+
+    Raises:
+        ThreadNotFound, NotFound: no such thread; no such run on it.
+    """
+    with database.statement() as connection:
+        row = queries.find_run(connection, thread_id, run_id)
+        if row is None and not queries.thread_exists(connection, thread_id):
+            raise ThreadNotFound(thread_id)
+    if row is None:
+        raise NotFound
+    return show(row)
+
+
+def list_runs(
+    database: Database,
+    thread_id: UUID,
+    *,
+    status: str | None,
+    limit: int,
+    offset: int,
+    fields: Sequence[str],
+) -> list[dict[str, Any]]:
+    """A page of a thread's runs, newest first, all their fields or those selected.
+
+    Raises:
+        InvalidRequest: an unknown field is selected.
+        ThreadNotFound: no such thread.
+    """
+    if unknown := sorted(set(fields) - set(RUN_FIELDS)):
+        raise InvalidRequest(f"Invalid select columns: {unknown}. Expected: {sorted(RUN_FIELDS)}")
+    with database.statement() as connection:
+        rows = queries.list_runs(
+            connection, thread_id, status=status, limit=limit, offset=offset
+        )
+        if not rows and not queries.thread_exists(connection, thread_id):
+            raise ThreadNotFound(thread_id)
+    shown = [show(row) for row in rows]
+    return [{name: run[name] for name in fields} for run in shown] if fields else shown
+
+
+def show(row: Row[Any]) -> dict[str, Any]:
+    """A run on the wire."""
+    return {
+        "run_id": row.run_id,
+        "thread_id": row.thread_id,
+        "assistant_id": row.assistant_id,
+        "metadata": row.metadata,
+        "status": row.status,
+        "kwargs": row.kwargs,
+        "multitask_strategy": row.multitask_strategy,
+        "created_at": row.created_at,
+        "updated_at": row.updated_at,
+        "langsmith_session_name": None,
+    }
+
+
+def show_new(prepared: Prepared, admitted: Admitted) -> dict[str, Any]:
+    """A run on the wire that has just been let in."""
+    new = prepared.new
+    return {
+        "run_id": new.run_id,
+        "thread_id": new.thread_id,
+        "assistant_id": new.assistant_id,
+        "metadata": new.metadata,
+        "status": RunStatus.PENDING,
+        "kwargs": prepared.kwargs,
+        "multitask_strategy": new.multitask_strategy,
+        "created_at": admitted.created_at,
+        "updated_at": admitted.updated_at,
+        "langsmith_session_name": None,
+    }
+
+
+def answer(database: Database, thread_id: UUID, run_id: UUID) -> bytes:
+    """What wait and join answer for a run that has ended: the thread's values, or the failure."""
+    with database.statement() as connection:
+        row = queries.find_answer(connection, thread_id, run_id) or queries.find_result(
+            connection, run_id
+        )
+    if row is None:
+        return UNKNOWN_RUN
+    if row.status in {RunStatus.ERROR, RunStatus.TIMEOUT}:
+        return wire.dumps({"__error__": row.error})
+    body = row.output if row.output is not None else row.values
+    return b"{}" if body is None else bytes(body)
+
+
+UNKNOWN_RUN = wire.dumps(
+    {"__error__": {"error": "HTTPException", "message": "404: Run not found"}}
+)
+UNKNOWN_RUN_EVENT = wire.dumps({"error": "HTTPException", "message": "404: Run not found"})

@@ -1,0 +1,214 @@
+"""HTTP for runs: create and forget, wait, stream; list, get, cancel, delete (http.md, 3 and 4)."""
+
+from contextlib import ExitStack
+from typing import Any
+from uuid import UUID
+
+from flask import Blueprint, Response
+
+from greenroom.contract.endpoint import Reply, endpoint
+from greenroom.contract.services import services
+from greenroom.errors import InvalidRequest
+from greenroom.queue.states import CancelAction
+from greenroom.runs import service
+from greenroom.runs.answers import JSON_HEADERS, SSE_HEADERS, disconnect_action
+from greenroom.runs.schemas import (
+    CancelQuery,
+    RunCreateStateful,
+    RunCreateStateless,
+    RunsCancel,
+    RunsQuery,
+)
+from greenroom.signals.sender import read_action
+from greenroom.streaming.follow import RunStream, Wanted, stream_run, wait_for_end
+from greenroom.streaming.respond import streamed
+
+runs = Blueprint("runs", __name__)
+
+
+@runs.post("/threads/<thread_id>/runs")
+@endpoint(body=RunCreateStateful, returns=dict[str, Any])
+def create_run(thread_id: UUID, body: RunCreateStateful) -> Reply:
+    """Create a background run."""
+    return _create(thread_id, body)
+
+
+@runs.post("/runs")
+@endpoint(body=RunCreateStateless, returns=dict[str, Any])
+def create_stateless_run(body: RunCreateStateless) -> Reply:
+    """Create a background run that makes its own thread."""
+    return _create(None, body)
+
+
+@runs.post("/runs/batch")
+@endpoint(body=list[RunCreateStateless], returns=list[dict[str, Any]])
+def create_batch(body: list[RunCreateStateless]) -> list[dict[str, Any]]:
+    """Create several stateless runs, all or none."""
+    app = services()
+    if not body:
+        raise InvalidRequest("the batch must hold at least one run")
+    prepared = [service.prepare(app.database, app.config.project, one, None) for one in body]
+    return service.admit_all(app.database, app.signals, prepared)
+
+
+@runs.post("/threads/<thread_id>/runs/wait")
+@endpoint(body=RunCreateStateful, returns=Any)
+def create_and_wait(thread_id: UUID, body: RunCreateStateful) -> Response:
+    """Create a run and answer with the thread's values once it has ended."""
+    return _create_and_wait(thread_id, body)
+
+
+@runs.post("/runs/wait")
+@endpoint(body=RunCreateStateless, returns=Any)
+def create_stateless_and_wait(body: RunCreateStateless) -> Response:
+    """Create a run on a thread of its own and answer with its output."""
+    return _create_and_wait(None, body)
+
+
+@runs.post("/threads/<thread_id>/runs/stream")
+@endpoint(body=RunCreateStateful, returns=Response)
+def create_and_stream(thread_id: UUID, body: RunCreateStateful) -> Response:
+    """Create a run and stream its events."""
+    return _create_and_stream(thread_id, body)
+
+
+@runs.post("/runs/stream")
+@endpoint(body=RunCreateStateless, returns=Response)
+def create_stateless_and_stream(body: RunCreateStateless) -> Response:
+    """Create a run on a thread of its own and stream its events."""
+    return _create_and_stream(None, body)
+
+
+@runs.get("/threads/<thread_id>/runs")
+@endpoint(query=RunsQuery, returns=list[dict[str, Any]])
+def list_runs(thread_id: UUID, query: RunsQuery) -> list[dict[str, Any]]:
+    """List a thread's runs, newest first."""
+    return service.list_runs(
+        services().database,
+        thread_id,
+        status=query.status,
+        limit=query.limit,
+        offset=query.offset,
+        fields=query.select,
+    )
+
+
+@runs.get("/threads/<thread_id>/runs/<run_id>")
+@endpoint(returns=dict[str, Any])
+def get_run(thread_id: UUID, run_id: UUID) -> dict[str, Any]:
+    """Get a run."""
+    return service.get_run(services().database, thread_id, run_id)
+
+
+@runs.delete("/threads/<thread_id>/runs/<run_id>")
+@endpoint(status=204)
+def delete_run(thread_id: UUID, run_id: UUID) -> None:
+    """Delete a run in any status, with its checkpoints."""
+    app = services()
+    service.remove(app.database, app.signals, thread_id, run_id)
+
+
+@runs.post("/threads/<thread_id>/runs/<run_id>/cancel")
+@endpoint(query=CancelQuery, status=202)
+def cancel_run(thread_id: UUID, run_id: UUID, query: CancelQuery) -> Response | None:
+    """Cancel a run; with `wait`, answer when it has ended."""
+    app = services()
+    action = read_action(query.action)
+    if not query.wait:
+        service.cancel(app.database, app.signals, thread_id, [run_id], action)
+        return None
+    return _cancel_and_wait(thread_id, run_id, action)
+
+
+@runs.post("/runs/cancel")
+@endpoint(body=RunsCancel, query=CancelQuery, status=204)
+def cancel_many(body: RunsCancel, query: CancelQuery) -> None:
+    """Cancel runs of one thread by id, or every run of a status."""
+    app = services()
+    action = read_action(query.action)
+    if body.status is not None:
+        service.cancel_by_status(app.database, app.signals, body.status, action)
+    elif body.thread_id is not None and body.run_ids is not None:
+        service.cancel(app.database, app.signals, body.thread_id, body.run_ids, action)
+
+
+def _create(thread_id: UUID | None, body: RunCreateStateful | RunCreateStateless) -> Reply:
+    app = services()
+    prepared = service.prepare(app.database, app.config.project, body, thread_id)
+    run = service.admit(app.database, app.signals, prepared)
+    return Reply(run, headers={"content-location": _path(prepared)})
+
+
+def _create_and_wait(
+    thread_id: UUID | None, body: RunCreateStateful | RunCreateStateless
+) -> Response:
+    app = services()
+    prepared = service.prepare(app.database, app.config.project, body, thread_id)
+    target, run_id = prepared.new.thread_id, prepared.new.run_id
+    path = f"/threads/{target}/runs/{run_id}"
+    with ExitStack() as stack:
+        subscription = stack.enter_context(app.relay.subscribe(target, run_id))
+        service.admit(app.database, app.signals, prepared)
+        subscription.is_watched = True
+        chunks = wait_for_end(
+            subscription,
+            app.config.heartbeat_seconds,
+            lambda: service.answer(app.database, target, run_id),
+        )
+        return streamed(
+            chunks,
+            subscription,
+            stack.pop_all().close,
+            headers={**JSON_HEADERS, "content-location": path, "location": f"{path}/join"},
+            on_disconnect=disconnect_action(
+                app, target, run_id, wanted=body.on_disconnect == "cancel"
+            ),
+        )
+
+
+def _create_and_stream(
+    thread_id: UUID | None, body: RunCreateStateful | RunCreateStateless
+) -> Response:
+    app = services()
+    prepared = service.prepare(app.database, app.config.project, body, thread_id)
+    target, run_id = prepared.new.thread_id, prepared.new.run_id
+    path = _path(prepared)
+    with ExitStack() as stack:
+        subscription = stack.enter_context(app.relay.subscribe(target, run_id))
+        service.admit(app.database, app.signals, prepared)
+        subscription.is_watched = True
+        wanted = Wanted(run_id, is_resumable=body.stream_resumable, from_seq=0)
+        chunks = stream_run(
+            subscription, RunStream(app.database, wanted), app.config.heartbeat_seconds
+        )
+        return streamed(
+            chunks,
+            subscription,
+            stack.pop_all().close,
+            headers={**SSE_HEADERS, "content-location": path, "location": f"{path}/stream"},
+            on_disconnect=disconnect_action(
+                app, target, run_id, wanted=body.on_disconnect == "cancel"
+            ),
+        )
+
+
+def _cancel_and_wait(thread_id: UUID, run_id: UUID, action: CancelAction) -> Response:
+    app = services()
+    path = f"/threads/{thread_id}/runs/{run_id}"
+    with ExitStack() as stack:
+        subscription = stack.enter_context(app.relay.subscribe(thread_id, run_id))
+        service.cancel(app.database, app.signals, thread_id, [run_id], action)
+        subscription.is_watched = True
+        return streamed(
+            wait_for_end(subscription, app.config.heartbeat_seconds, lambda: b"{}"),
+            subscription,
+            stack.pop_all().close,
+            headers={**JSON_HEADERS, "content-location": path, "location": f"{path}/join"},
+        )
+
+
+def _path(prepared: service.Prepared) -> str:
+    """Where clients find the run: stateless ones are named without their thread (http.md 4)."""
+    if prepared.is_stateless:
+        return f"/runs/{prepared.new.run_id}"
+    return f"/threads/{prepared.new.thread_id}/runs/{prepared.new.run_id}"

@@ -1,0 +1,72 @@
+"""What the web process and a worker's upkeep tell the others through Redis."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from uuid import UUID
+
+import redis
+
+from greenroom import wire
+from greenroom.logs import get_logger
+from greenroom.queue.states import CancelAction
+from greenroom.signals.bell import Bell
+from greenroom.signals.keys import CANCEL_SECONDS, Keys
+
+log = get_logger(__name__)
+
+PAUSE_SECONDS = 1.0
+"""After a failure Redis is left alone for so long: a dead host must not slow every request."""
+
+
+class Signals:
+    """Best effort: each method answers whether the signal was sent, and logs when it was not."""
+
+    def __init__(self, client: redis.Redis, keys: Keys) -> None:
+        self.client = client
+        self.keys = keys
+        self.bell = Bell(client, keys.bell)
+        self._quiet_until = 0.0
+
+    def ring(self, times: int = 1) -> bool:
+        """Wake as many workers' slots."""
+        return self._try("bell", lambda: self.bell.ring(times))
+
+    def cancel(self, run_ids: Iterable[UUID], action: str) -> bool:
+        """Tell the workers of running runs to stop; `action` is a CancelAction, or `delete`."""
+        wishes = {str(run_id): str(action) for run_id in run_ids}
+        return not wishes or self._try("cancel", lambda: self._send_wishes(wishes))
+
+    def publish(self, thread_id: UUID, message: bytes) -> bool:
+        """Send one message to everyone who streams a thread."""
+        channel = self.keys.events(thread_id)
+        return self._try("event", lambda: self.client.publish(channel, message))
+
+    def is_alive(self) -> bool:
+        """Ask Redis now, whatever went wrong before."""
+        try:
+            return bool(self.client.ping())
+        except redis.RedisError:
+            return False
+
+    def _send_wishes(self, wishes: Mapping[str, str]) -> None:
+        with self.client.pipeline(transaction=False) as pipeline:
+            for run_id, action in wishes.items():
+                pipeline.set(self.keys.cancel(UUID(run_id)), action, ex=CANCEL_SECONDS)
+            pipeline.publish(self.keys.control, wire.dumps(wishes))
+            pipeline.execute()
+
+    def _try(self, what: str, send: Callable[[], object]) -> bool:
+        if time.monotonic() < self._quiet_until:
+            return False
+        try:
+            send()
+        except redis.RedisError as error:
+            self._quiet_until = time.monotonic() + PAUSE_SECONDS
+            log.warning("signal not sent", signal=what, error=repr(error))
+            return False
+        return True
+
+
+def read_action(value: str) -> CancelAction:
+    """Read an action off the wire; anything but rollback means interrupt (http.md 3.2)."""
+    return CancelAction.ROLLBACK if value == CancelAction.ROLLBACK else CancelAction.INTERRUPT

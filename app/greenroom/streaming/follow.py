@@ -1,0 +1,201 @@
+"""One client's stream of one run, and the wait for its end. No database session is held here."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from uuid import UUID
+
+from greenroom.database.engine import Database
+from greenroom.streaming.frames import (
+    HEARTBEAT,
+    TOO_SLOW,
+    Batch,
+    EventId,
+    Kind,
+    make_frame,
+    parse_event_id,
+    select,
+)
+from greenroom.streaming.relay import Subscription
+from greenroom.streaming.replay import replay_run
+
+FROM_THE_START = ("-1", "0", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What a client wants to see of a run."""
+
+    run_id: UUID
+    modes: frozenset[str] | None = None
+    """Base names of events; None is everything."""
+    is_resumable: bool = False
+    """Events are kept in Postgres: gaps can be filled."""
+    from_seq: int | None = None
+    """The first frame that the client has not seen; None starts with what comes now."""
+
+
+def read_modes(stream_modes: Iterable[str]) -> frozenset[str] | None:
+    """The names that events of these modes carry; None, that is no filter, when none is named.
+
+    A failure is never filtered out.
+    """
+    names = {"messages" if mode == "messages-tuple" else mode for mode in stream_modes if mode}
+    return frozenset(names | {"error"}) if names else None
+
+
+def read_position(last_event_id: str | None) -> int | None:
+    """The first unseen frame after a Last-Event-ID; None without one (live only).
+
+    Raises:
+        ValueError: malformed; such a client gets an empty stream (streaming-v1.md, section 6).
+    """
+    if last_event_id is None:
+        return None
+    if last_event_id in FROM_THE_START:
+        return 0
+    event_id = parse_event_id(last_event_id)
+    if event_id is None:
+        raise ValueError(last_event_id)
+    return event_id.number + 1
+
+
+class RunStream:
+    """The frames of a run in order, each once, whichever way they come."""
+
+    def __init__(self, database: Database, wanted: Wanted) -> None:
+        self.database = database
+        self.wanted = wanted
+        self.next_seq = wanted.from_seq or 0
+        self.token = 0
+        self.has_begun = wanted.from_seq is not None
+        self.has_ended = False
+
+    def replay(self, started_ms: int) -> Iterator[bytes]:
+        """What is kept from the client's position on."""
+        for batch in replay_run(self.database, self.wanted.run_id, started_ms, self.next_seq):
+            yield self._take(batch)
+
+    def accept(self, batch: Batch) -> Iterator[bytes]:
+        """Frames that a live batch brings, after those that got lost before it."""
+        if batch.kind is Kind.STATE or batch.lease_token < self.token:
+            return
+        if batch.lease_token > self.token and batch.kind is Kind.EVENTS:
+            self._start_attempt(batch)
+        is_synthetic = batch.kind is Kind.END and not batch.started_ms
+        gap = is_synthetic or (self.has_begun and batch.first_seq > self.next_seq)
+        if gap and self.wanted.is_resumable:
+            yield from self.replay(batch.started_ms)
+        if batch.next_seq > self.next_seq or not self.has_begun:
+            yield self._take(batch)
+        self.has_ended = batch.kind is Kind.END
+
+    def _start_attempt(self, batch: Batch) -> None:
+        """A new owner of a run without a log counts its frames anew."""
+        self.token = batch.lease_token
+        if not self.wanted.is_resumable:
+            self.next_seq = batch.first_seq
+
+    def _take(self, batch: Batch) -> bytes:
+        frames = select(batch, self.next_seq, self.wanted.modes, with_ids=False)
+        self.next_seq = max(self.next_seq, batch.next_seq)
+        self.has_begun = True
+        return frames
+
+
+def stream_run(
+    subscription: Subscription,
+    stream: RunStream,
+    heartbeat_seconds: float,
+    started_ms: int | None = None,
+) -> Iterator[bytes]:
+    """Yield a run's events until its end, with heartbeats between them.
+
+    Args:
+        started_ms: given to begin with a replay of a run that has started already.
+    """
+    if started_ms is not None:
+        yield from filter(None, stream.replay(started_ms))
+    while not stream.has_ended:
+        batches = subscription.take(heartbeat_seconds)
+        if subscription.is_dropped:
+            yield TOO_SLOW
+            return
+        chunk = b"".join(frames for batch in batches for frames in stream.accept(batch))
+        if chunk:
+            yield chunk
+        elif subscription.is_gone:
+            return
+        elif not batches:
+            yield HEARTBEAT
+
+
+def wait_for_end(
+    subscription: Subscription, heartbeat_seconds: float, answer: Callable[[], bytes]
+) -> Iterator[bytes]:
+    """Yield a line break now and then until the run ends, then the answer."""
+    next_beat = time.monotonic() + heartbeat_seconds
+    while not subscription.is_gone:
+        batches = subscription.take(max(0.0, next_beat - time.monotonic()))
+        if any(batch.kind is Kind.END for batch in batches):
+            yield answer()
+            return
+        if time.monotonic() >= next_beat:
+            next_beat += heartbeat_seconds
+            yield b"\n"
+
+
+class ThreadStream:
+    """The events of all runs of a thread, each once, under ids that grow."""
+
+    def __init__(self, modes: frozenset[str], position: EventId | None = None) -> None:
+        self.modes = modes
+        self.position = position or EventId(0, 0)
+        """The first event that the client has not seen."""
+        self.run_id: UUID | None = None
+        self.token = 0
+
+    def accept(self, batch: Batch) -> bytes:
+        """The frames of a batch that this client wants and has not seen."""
+        if batch.run_id == self.run_id and batch.lease_token < self.token:
+            return b""
+        if EventId(batch.started_ms, batch.first_seq) < self.position:
+            return b""
+        self.run_id, self.token = batch.run_id, batch.lease_token
+        has_done = batch.kind is Kind.END
+        self.position = EventId(batch.started_ms, batch.next_seq + has_done)
+        frames = self._select(batch)
+        if has_done and self.modes & {"run_modes", "lifecycle"}:
+            data = b'{"status":"run_done","run_id":"%b"}' % str(batch.run_id).encode()
+            frames += make_frame("metadata", data, EventId(batch.started_ms, batch.next_seq))
+        return frames
+
+    def _select(self, batch: Batch) -> bytes:
+        if batch.kind is Kind.STATE:
+            return batch.frames if "state_update" in self.modes else b""
+        if "run_modes" in self.modes:
+            return select(batch, batch.first_seq, None, with_ids=True)
+        if "lifecycle" in self.modes:
+            return select(batch, batch.first_seq, frozenset({"metadata"}), with_ids=True)
+        return b""
+
+
+def stream_thread(
+    subscription: Subscription,
+    stream: ThreadStream,
+    heartbeat_seconds: float,
+    backlog: Iterable[Batch] = (),
+) -> Iterator[bytes]:
+    """Yield a thread's events for as long as the client stays, kept ones first."""
+    for batch in backlog:
+        if chunk := stream.accept(batch):
+            yield chunk
+    while not subscription.is_gone:
+        batches = subscription.take(heartbeat_seconds)
+        if subscription.is_dropped:
+            yield TOO_SLOW
+            return
+        if chunk := b"".join(stream.accept(batch) for batch in batches):
+            yield chunk
+        elif not batches:
+            yield HEARTBEAT

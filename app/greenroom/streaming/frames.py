@@ -1,0 +1,149 @@
+"""Server-sent events as bytes (streaming-v1.md, section 3), and the batches that carry them.
+
+A frame is one event as the client reads it. A batch is a header and whole frames; it travels
+through PubSub and lies in `run_event` unchanged, so that nothing is parsed on the way.
+"""
+
+import re
+import struct
+from dataclasses import dataclass
+from enum import StrEnum
+from uuid import UUID
+
+END_OF_FRAME = b"\r\n\r\n"
+HEARTBEAT = b": heartbeat\r\n\r\n"
+TOO_SLOW = b": dropped: this client reads too slowly\r\n\r\n"
+HEADER = struct.Struct(">c16sQQII")
+EVENT_ID = re.compile(r"(\d{1,18})-(\d{1,10})")
+
+
+class Kind(StrEnum):
+    """What a batch brings."""
+
+    EVENTS = "E"
+    END = "Z"
+    """The run's row is terminal; frames are its error event or none."""
+    STATE = "S"
+    """The thread's state was updated outside a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Frames of one run in order, numbered from `first_seq`."""
+
+    kind: Kind
+    run_id: UUID
+    lease_token: int
+    """The fence: batches of a worker with a lower one are refused."""
+    started_ms: int
+    """When the run first started: with the number of the frame, its id."""
+    first_seq: int
+    count: int
+    frames: bytes
+
+    @property
+    def next_seq(self) -> int:
+        """The number of the frame after the last."""
+        return self.first_seq + self.count
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class EventId:
+    """`<unix ms>-<n>`, as clients send it back in Last-Event-ID."""
+
+    milliseconds: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.milliseconds}-{self.number}"
+
+
+def pack(batch: Batch) -> bytes:
+    """Make the message of a batch."""
+    return (
+        HEADER.pack(
+            batch.kind.encode(),
+            batch.run_id.bytes,
+            batch.lease_token,
+            batch.started_ms,
+            batch.first_seq,
+            batch.count,
+        )
+        + batch.frames
+    )
+
+
+def unpack(message: bytes) -> Batch:
+    """Read a message.
+
+    Raises:
+        ValueError: not one of ours.
+    """
+    if len(message) < HEADER.size:
+        raise ValueError("too short for a batch")
+    kind, run_id, token, started_ms, first_seq, count = HEADER.unpack_from(message)
+    return Batch(
+        Kind(kind.decode()),
+        UUID(bytes=run_id),
+        token,
+        started_ms,
+        first_seq,
+        count,
+        message[HEADER.size :],
+    )
+
+
+def make_frame(event: str, data: bytes, event_id: EventId | None = None) -> bytes:
+    """Frame one event; `data` is JSON, which has no raw line break."""
+    if event_id is None:
+        return b"event: %b\r\ndata: %b\r\n\r\n" % (one_line(event), data)
+    return b"event: %b\r\ndata: %b\r\nid: %b\r\n\r\n" % (
+        one_line(event),
+        data,
+        str(event_id).encode(),
+    )
+
+
+def one_line(name: str) -> bytes:
+    """An event's name comes from node names, which are the user's: no line break gets through."""
+    return name.replace("\r", " ").replace("\n", " ").encode(errors="replace")
+
+
+def split(frames: bytes) -> list[bytes]:
+    """Cut frames apart; each keeps its end."""
+    return [frame + END_OF_FRAME for frame in frames.split(END_OF_FRAME)[:-1]]
+
+
+def base_name(frame: bytes) -> str:
+    """The event's name without `|namespace` and without `/part`: what stream_mode filters by."""
+    line, _, _ = frame.partition(b"\r\n")
+    name = line.removeprefix(b"event: ").partition(b"|")[0]
+    return name.partition(b"/")[0].decode()
+
+
+def add_id(frame: bytes, event_id: EventId) -> bytes:
+    """Give a frame its id, unless it has one."""
+    if b"\r\nid: " in frame:
+        return frame
+    return frame.removesuffix(END_OF_FRAME) + b"\r\nid: %b\r\n\r\n" % str(event_id).encode()
+
+
+def select(batch: Batch, from_seq: int, modes: frozenset[str] | None, *, with_ids: bool) -> bytes:
+    """Take the frames of a batch from one number on, of some modes only, with ids added.
+
+    The common client wants everything as it is, and gets the bytes untouched.
+    """
+    if from_seq <= batch.first_seq and modes is None and not with_ids:
+        return batch.frames
+    chosen = []
+    for number, frame in enumerate(split(batch.frames), batch.first_seq):
+        if number < from_seq or (modes is not None and base_name(frame) not in modes):
+            continue
+        chosen.append(add_id(frame, EventId(batch.started_ms, number)) if with_ids else frame)
+    return b"".join(chosen)
+
+
+def parse_event_id(text: str) -> EventId | None:
+    """Read a Last-Event-ID; None when it is not one of ours."""
+    found = EVENT_ID.fullmatch(text)
+    return EventId(int(found[1]), int(found[2])) if found else None

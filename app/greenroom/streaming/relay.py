@@ -1,0 +1,223 @@
+"""One PubSub connection for all streams of a web process, and the watchdog over their ends."""
+
+import contextlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import gevent
+import redis
+from gevent.event import Event
+from gevent.lock import BoundedSemaphore
+from sqlalchemy import text
+
+from greenroom.database.engine import Database
+from greenroom.errors import DatabaseUnavailable
+from greenroom.logs import get_logger
+from greenroom.signals.keys import Keys
+from greenroom.streaming import shutdown
+from greenroom.streaming.frames import Batch, Kind, unpack
+
+log = get_logger(__name__)
+
+CONFIRM_SECONDS = 1.0
+"""How long a stream waits for Redis to confirm; afterwards it lives on Postgres alone."""
+RECONNECT_SECONDS = 0.25
+LARGEST_BACKLOG_BYTES = 32 * 1024 * 1024
+"""What one slow client may leave unread before it is dropped."""
+
+# Ended long enough ago that the worker's own announcement must have been lost, or gone altogether.
+FIND_ENDED = text(
+    "SELECT watched.run_id FROM unnest(CAST(:run_ids AS uuid[])) AS watched (run_id) "
+    "LEFT JOIN run ON run.run_id = watched.run_id "
+    "WHERE run.run_id IS NULL OR run.finished_at < now() - interval '1 second'"
+)
+
+
+@dataclass(eq=False, slots=True)
+class Subscription:
+    """What one client has yet to read of one thread. Made by `Relay.subscribe`."""
+
+    thread_id: UUID
+    run_id: UUID | None
+    """Batches of other runs are left out; None takes the whole thread."""
+    backlog: deque[Batch] = field(default_factory=deque)
+    backlog_bytes: int = 0
+    is_dropped: bool = False
+    """The client was too slow."""
+    is_gone: bool = False
+    """The stream must end at its next step: the client has left, or the process stops."""
+    is_closing: bool = False
+    """It is the process that stops: the client did nothing."""
+    is_watched: bool = False
+    """Set once the run's row is committed: only then may the watchdog miss it."""
+    suspected: int = 0
+    """How often in a row the watchdog found the run ended."""
+    _wake: Event = field(default_factory=Event)
+
+    def push(self, batch: Batch) -> None:
+        """Leave a batch for the client."""
+        if self.run_id is not None and batch.run_id != self.run_id:
+            return
+        self.backlog_bytes += len(batch.frames)
+        if self.backlog_bytes > LARGEST_BACKLOG_BYTES:
+            self.is_dropped = True
+            self.backlog.clear()
+        else:
+            self.backlog.append(batch)
+        self._wake.set()
+
+    def leave(self) -> None:
+        """End the stream at its next step."""
+        self.is_gone = True
+        self._wake.set()
+
+    def take(self, timeout_seconds: float) -> list[Batch]:
+        """Wait for batches and take them all; empty when the time ran out or the stream must end."""
+        if not self.backlog and not self.is_gone and not self.is_dropped:
+            self._wake.wait(timeout_seconds)
+        self._wake.clear()
+        taken = list(self.backlog)
+        self.backlog.clear()
+        self.backlog_bytes = 0
+        return taken
+
+
+@dataclass(eq=False, slots=True)
+class _Channel:
+    subscriptions: set[Subscription] = field(default_factory=set)
+    confirmed: Event = field(default_factory=Event)
+
+
+class Relay:
+    """Fans a process's one PubSub connection out to its clients' subscriptions."""
+
+    def __init__(
+        self, client: redis.Redis, keys: Keys, database: Database, *, watchdog_seconds: float
+    ) -> None:
+        self.keys = keys
+        self.database = database
+        self.watchdog_seconds = watchdog_seconds
+        self.channels: dict[str, _Channel] = {}
+        self._pubsub = client.pubsub()
+        self._lock = BoundedSemaphore()
+        self._is_running = False
+
+    @property
+    def stream_count(self) -> int:
+        """Open streams and waits of this process."""
+        return sum(len(channel.subscriptions) for channel in self.channels.values())
+
+    @contextlib.contextmanager
+    def subscribe(self, thread_id: UUID, run_id: UUID | None = None) -> Iterator[Subscription]:
+        """Listen to a thread; when the block begins, nothing published from now on is missed.
+
+        Without Redis the block begins all the same, and ends come from Postgres alone.
+        """
+        subscription = Subscription(thread_id, run_id)
+        self._join(subscription)
+        try:
+            yield subscription
+        finally:
+            self._part(subscription)
+
+    def close(self) -> None:
+        """End every stream, so that clients reconnect elsewhere."""
+        for subscription in self._subscriptions():
+            subscription.is_closing = True
+            subscription.leave()
+
+    def _join(self, subscription: Subscription) -> None:
+        self._start()
+        name = self.keys.events(subscription.thread_id)
+        channel = self.channels.get(name)
+        if channel is None:
+            channel = self.channels[name] = _Channel()
+            channel.subscriptions.add(subscription)
+            with self._lock, contextlib.suppress(redis.RedisError):
+                self._pubsub.subscribe(name)
+        else:
+            channel.subscriptions.add(subscription)
+        if not channel.confirmed.wait(CONFIRM_SECONDS):
+            log.warning("relay is deaf: redis does not answer", thread_id=subscription.thread_id)
+
+    def _part(self, subscription: Subscription) -> None:
+        name = self.keys.events(subscription.thread_id)
+        channel = self.channels[name]
+        channel.subscriptions.discard(subscription)
+        if not channel.subscriptions and self.channels.get(name) is channel:
+            del self.channels[name]
+            with self._lock, contextlib.suppress(redis.RedisError):
+                self._pubsub.unsubscribe(name)
+
+    def _start(self) -> None:
+        """Begin to listen at the first stream: greenlets belong to the process after its fork."""
+        if self._is_running:
+            return
+        self._is_running = True
+        shutdown.register(self.close)
+        gevent.spawn(self._listen)
+        gevent.spawn(self._watch)
+
+    def _listen(self) -> None:
+        while True:
+            try:
+                # Our own channel first: a connection without any subscription cannot be read.
+                with self._lock:
+                    self._pubsub.subscribe(self.keys.name("relay"), *self.channels)
+                while True:
+                    self._dispatch(self._pubsub.get_message(timeout=5.0))
+            except redis.RedisError as error:
+                log.warning("relay lost redis", error=repr(error))
+                gevent.sleep(RECONNECT_SECONDS)
+
+    def _dispatch(self, message: dict[str, object] | None) -> None:
+        if message is None:
+            return
+        name = message["channel"]
+        channel = self.channels.get(name.decode() if isinstance(name, bytes) else str(name))
+        if channel is None:
+            return
+        if message["type"] == "subscribe":
+            channel.confirmed.set()
+        elif message["type"] == "message":
+            try:
+                batch = unpack(bytes(message["data"]))  # type: ignore[call-overload]
+            except ValueError:
+                log.warning("relay got a message that is not a batch", channel=name)
+                return
+            for subscription in tuple(channel.subscriptions):
+                subscription.push(batch)
+
+    def _watch(self) -> None:
+        """Ask Postgres about all open streams in one query: a lost end may delay, never prevent."""
+        while True:
+            gevent.sleep(self.watchdog_seconds)
+            watched = [s for s in self._subscriptions() if s.is_watched]
+            if watched:
+                try:
+                    self._check(watched)
+                except DatabaseUnavailable as error:
+                    log.warning("watchdog cannot ask the database", error=str(error))
+
+    def _check(self, watched: Sequence[Subscription]) -> None:
+        with self.database.statement() as connection:
+            run_ids = [str(s.run_id) for s in watched]
+            ended = set(connection.execute(FIND_ENDED, {"run_ids": run_ids}).scalars())
+        for subscription in watched:
+            run_id = subscription.run_id
+            if run_id is None or run_id not in ended:
+                subscription.suspected = 0
+                continue
+            subscription.suspected += 1
+            # Once more, so that what is on its way from Redis comes first.
+            if subscription.suspected > 1 or not self._hears(subscription):
+                subscription.push(Batch(Kind.END, run_id, 2**63, 0, 0, 0, b""))
+
+    def _hears(self, subscription: Subscription) -> bool:
+        channel = self.channels.get(self.keys.events(subscription.thread_id))
+        return channel is not None and channel.confirmed.is_set()
+
+    def _subscriptions(self) -> list[Subscription]:
+        return [s for channel in self.channels.values() for s in channel.subscriptions]

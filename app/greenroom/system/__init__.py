@@ -1,0 +1,1 @@
+"""Health and identity of the server."""

@@ -1,0 +1,1 @@
+"""Threads: what a conversation remembers, and its state through time."""

@@ -1,0 +1,235 @@
+"""Threads on the wire (http.md, section 2)."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AfterValidator, Field
+
+from greenroom.contract.fields import Flag, Id, Limit, Maybe, Object, Offset, QueryModel, WireModel
+from greenroom.threads.extract import parse_path
+
+Status = Literal["idle", "busy", "interrupted", "error"]
+Strategy = Literal["delete", "keep_latest"]
+ThreadField = Literal[
+    "thread_id",
+    "created_at",
+    "updated_at",
+    "state_updated_at",
+    "metadata",
+    "config",
+    "status",
+    "values",
+    "interrupts",
+]
+MAX_TTL_MINUTES = 100 * 366 * 24 * 60
+
+
+def check_path(path: str) -> str:
+    """Refuse a path that cannot be followed."""
+    parse_path(path)
+    return path
+
+
+class Ttl(WireModel):
+    """How long a thread lives. Without `ttl` it lives for ever."""
+
+    ttl: Maybe[Annotated[float, Field(gt=0, le=MAX_TTL_MINUTES)]] = None
+    """Minutes from now."""
+    strategy: Strategy = "delete"
+
+
+class TtlShown(WireModel):
+    """A thread's time to live, as it is shown."""
+
+    strategy: Strategy
+    ttl_minutes: float
+    expires_at: datetime
+
+
+class Thread(WireModel):
+    """A thread as clients read it. `error` and `interrupts` are there once something has run."""
+
+    thread_id: UUID
+    created_at: datetime
+    updated_at: datetime
+    state_updated_at: datetime
+    metadata: Object
+    status: Status
+    config: Object
+    values: Any
+    error: Object | None = None
+    interrupts: Object = Field(default_factory=dict)
+    ttl: TtlShown | None = None
+    extracted: Object = Field(default_factory=dict)
+
+
+class Send(WireModel):
+    """A node to go to, with an input of its own."""
+
+    node: str
+    input: Any = None
+
+
+class Command(WireModel):
+    """An update that may also answer an interrupt or lead elsewhere."""
+
+    update: Object | list[Any] | None = None
+    resume: Any = None
+    goto: Send | str | list[Send | str] | None = None
+
+
+class SuperstepUpdate(WireModel):
+    """What one node is taken to have returned."""
+
+    values: Object | list[Any] | None = None
+    command: Command | None = None
+    as_node: str
+
+
+class Superstep(WireModel):
+    """Updates that make one checkpoint."""
+
+    updates: list[SuperstepUpdate]
+
+
+class ThreadCreate(WireModel):
+    """A new thread."""
+
+    thread_id: Maybe[Id] = None
+    metadata: Object = Field(default_factory=dict)
+    if_exists: Literal["raise", "do_nothing"] = "raise"
+    ttl: Maybe[Ttl] = None
+    supersteps: Maybe[list[Superstep]] = None
+
+
+class ThreadPatch(WireModel):
+    """What changes; None is left as it was."""
+
+    metadata: Maybe[Object] = None
+    ttl: Maybe[Ttl] = None
+
+
+class ThreadCount(WireModel):
+    """Which threads; None does not filter."""
+
+    metadata: Maybe[Object] = None
+    values: Maybe[Object] = None
+    status: Maybe[Status] = None
+
+
+class ThreadSearch(ThreadCount):
+    """Which threads, in which order, and what of them."""
+
+    ids: Maybe[list[Id]] = None
+    limit: Limit = 10
+    offset: Offset = 0
+    sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] = (
+        "created_at"
+    )
+    sort_order: Literal["asc", "desc"] = "desc"
+    select: Maybe[list[ThreadField]] = None
+    extract: Maybe[
+        Annotated[dict[str, Annotated[str, AfterValidator(check_path)]], Field(max_length=10)]
+    ] = None
+
+
+class ThreadPrune(WireModel):
+    """Threads to delete, or to reduce to their newest checkpoint."""
+
+    thread_ids: list[Id]
+    strategy: Strategy = "delete"
+
+
+class Pruned(WireModel):
+    """How many threads there were to prune."""
+
+    pruned_count: int
+
+
+class ThreadQuery(QueryModel):
+    """What to show beside the thread."""
+
+    include: str = ""
+    """Names with commas between; `ttl` is the only one."""
+
+
+# State
+
+
+class Checkpoint(WireModel):
+    """Which checkpoint; the thread is that of the path, whatever stands here."""
+
+    thread_id: str | None = None
+    checkpoint_ns: str | None = None
+    checkpoint_id: str | None = None
+    checkpoint_map: Object | None = None
+
+
+class StateQuery(QueryModel):
+    """Whether the states of pending nested graphs are nested into their tasks."""
+
+    subgraphs: Flag = False
+
+
+class StateAtCheckpoint(WireModel):
+    """The checkpoint whose state is asked for."""
+
+    checkpoint: Checkpoint
+    subgraphs: bool = False
+
+
+class StateUpdate(WireModel):
+    """What a node is taken to have returned."""
+
+    values: Object | list[Any] | None = None
+    as_node: Maybe[str] = None
+    checkpoint: Maybe[Checkpoint] = None
+    checkpoint_id: Maybe[str] = None
+
+    @property
+    def target(self) -> Object | None:
+        """The checkpoint to fork from; None goes on from the newest."""
+        named = self.checkpoint.model_dump(exclude_none=True) if self.checkpoint else {}
+        if self.checkpoint_id:
+            named.setdefault("checkpoint_id", self.checkpoint_id)
+        return named or None
+
+
+class HistoryQuery(QueryModel):
+    """A page of a thread's history."""
+
+    limit: Limit = 1
+    before: str = ""
+
+
+class HistorySearch(WireModel):
+    """Which states of a thread's history."""
+
+    limit: Limit = 1
+    before: Maybe[str | Object] = None
+    metadata: Maybe[Object] = None
+    checkpoint: Maybe[Checkpoint] = None
+
+
+class ThreadState(WireModel):
+    """The state of a thread at one checkpoint."""
+
+    values: Any
+    next: list[str]
+    tasks: list[Object]
+    metadata: Object | None
+    created_at: str | None
+    checkpoint: Checkpoint | None
+    parent_checkpoint: Checkpoint | None
+    interrupts: list[Object]
+    checkpoint_id: str | None
+    parent_checkpoint_id: str | None
+
+
+class StateUpdated(WireModel):
+    """The checkpoint that an update wrote, in the three forms that clients know."""
+
+    checkpoint: Checkpoint
+    configurable: Checkpoint
+    checkpoint_id: str

@@ -1,0 +1,175 @@
+"""The rules of threads."""
+
+from typing import Any
+from uuid import UUID, uuid4
+
+from greenroom.database.engine import Database
+from greenroom.database.pages import Page
+from greenroom.errors import Conflict, ThreadNotFound
+from greenroom.identifiers import new_id
+from greenroom.threads import pruning, queries
+from greenroom.threads.extract import parse_path
+from greenroom.threads.render import selected_thread, thread_object
+from greenroom.threads.schemas import (
+    ThreadCount,
+    ThreadCreate,
+    ThreadPatch,
+    ThreadPrune,
+    ThreadSearch,
+    Ttl,
+)
+
+Json = dict[str, Any]
+
+
+def create(database: Database, body: ThreadCreate) -> tuple[Json, bool]:
+    """Make a thread, without its supersteps; tell whether it is new.
+
+    Raises:
+        Conflict: the id is taken, and the request does not take what is there.
+    """
+    thread_id = body.thread_id or new_id()
+    with database.statement() as connection:
+        made = queries.create_thread(connection, thread_id, body.metadata, _ttl(body.ttl))
+        found = None
+        if made is None and body.if_exists == "do_nothing":
+            found = queries.find_thread(connection, thread_id)
+    row = made or found
+    if row is None:
+        raise Conflict(f"Thread with ID {thread_id} already exists")
+    return thread_object(row), made is not None
+
+
+def get(database: Database, thread_id: UUID, *, with_ttl: bool = False) -> Json:
+    """Read a thread.
+
+    Raises:
+        ThreadNotFound: no such thread.
+    """
+    with database.statement() as connection:
+        found = queries.find_thread(connection, thread_id)
+    if found is None:
+        raise ThreadNotFound(thread_id)
+    return thread_object(found, with_ttl=with_ttl)
+
+
+def patch(database: Database, thread_id: UUID, body: ThreadPatch) -> Json:
+    """Merge metadata at the top level; nulls are kept. A new ttl begins now.
+
+    Raises:
+        ThreadNotFound: no such thread.
+    """
+    with database.statement() as connection:
+        changed = queries.patch_thread(connection, thread_id, body.metadata, _ttl(body.ttl))
+    if changed is None:
+        raise ThreadNotFound(thread_id)
+    return thread_object(changed)
+
+
+def delete(database: Database, thread_id: UUID) -> list[UUID]:
+    """Remove a thread with all that is its own, also while it is busy.
+
+    Returns:
+        The runs that were running: tell their workers.
+    Raises:
+        ThreadNotFound: no such thread.
+    """
+    with database.transaction() as connection:
+        deleted = queries.delete_threads(connection, [thread_id])
+    if not deleted.thread_ids:
+        raise ThreadNotFound(thread_id)
+    return deleted.running_run_ids
+
+
+def search(database: Database, body: ThreadSearch) -> tuple[list[Json], Page]:
+    """Find threads, and tell the page that they are."""
+    fields = tuple(dict.fromkeys(body.select or ()))
+    paths = {alias: parse_path(path) for alias, path in (body.extract or {}).items()}
+    # What is only extracted from must be read as well.
+    needed = {*fields, *(str(path[0]) for path in paths.values())} if fields else set()
+    with database.statement() as connection:
+        page = queries.search_threads(
+            connection,
+            queries.conditions(
+                ids=body.ids, metadata=body.metadata, values=body.values, status=body.status
+            ),
+            fields=needed,
+            sort_by=body.sort_by,
+            is_descending=body.sort_order == "desc",
+            limit=body.limit,
+            offset=body.offset,
+        )
+    return [selected_thread(row, fields, paths) for row in page.rows], page
+
+
+def count(database: Database, body: ThreadCount) -> int:
+    """Count threads."""
+    with database.statement() as connection:
+        return queries.count_threads(
+            connection,
+            queries.conditions(metadata=body.metadata, values=body.values, status=body.status),
+        )
+
+
+def prune(database: Database, body: ThreadPrune) -> tuple[int, list[UUID]]:
+    """Delete threads, or reduce each to its newest checkpoints.
+
+    Busy threads are deleted, but not reduced: what runs on them needs its checkpoints.
+
+    Returns:
+        How many threads were pruned, and the runs that were running on them.
+    """
+    thread_ids = sorted(set(body.thread_ids))
+    if body.strategy == "delete":
+        with database.transaction() as connection:
+            deleted = queries.delete_threads(connection, thread_ids)
+        return len(deleted.thread_ids), deleted.running_run_ids
+    pruned = 0
+    for thread_id in thread_ids:
+        with database.transaction() as connection:
+            pruned += pruning.keep_latest(connection, thread_id)
+    return pruned, []
+
+
+def copy(database: Database, thread_id: UUID) -> Json:
+    """Make a thread with the same metadata, state and history, and no runs.
+
+    Raises:
+        ThreadNotFound: no such thread.
+    """
+    with database.statement() as connection:
+        made = queries.copy_thread(connection, thread_id, uuid4())
+    if made is None:
+        raise ThreadNotFound(thread_id)
+    return thread_object(made)
+
+
+def read_storage(database: Database, thread_id: UUID) -> Json:
+    """Tell how much is kept about a thread.
+
+    Raises:
+        ThreadNotFound: no such thread.
+    """
+    with database.statement() as connection:
+        row = queries.read_storage(connection, thread_id)
+    if row is None:
+        raise ThreadNotFound(thread_id)
+    by_channel: dict[str, dict[str, int]] = row.by_channel
+    channels = {
+        "count": sum(channel["versions"] for channel in by_channel.values()),
+        "bytes": sum(channel["bytes"] for channel in by_channel.values()),
+        "by_channel": by_channel,
+    }
+    checkpoints = {"count": row.checkpoints, "bytes": int(row.checkpoint_bytes)}
+    writes = {"count": row.writes, "bytes": int(row.write_bytes)}
+    return {
+        "thread_id": thread_id,
+        "total_bytes": checkpoints["bytes"] + channels["bytes"] + writes["bytes"],
+        "checkpoints": checkpoints,
+        "channel_values": channels,
+        "pending_writes": writes,
+    }
+
+
+def _ttl(ttl: Ttl | None) -> queries.Ttl | None:
+    return queries.Ttl(ttl.ttl, ttl.strategy) if ttl else None

@@ -1,0 +1,90 @@
+"""HTTP of a thread's state and history (http.md, section 2, state)."""
+
+from uuid import UUID
+
+from flask import Blueprint
+
+from greenroom import wire
+from greenroom.contract.endpoint import Reply, endpoint
+from greenroom.contract.fields import Object
+from greenroom.contract.services import services
+from greenroom.threads import state_service
+from greenroom.threads.schemas import (
+    HistoryQuery,
+    HistorySearch,
+    StateAtCheckpoint,
+    StateQuery,
+    StateUpdate,
+    StateUpdated,
+    ThreadState,
+)
+
+states = Blueprint("states", __name__)
+
+
+@states.get("/threads/<thread_id>/state")
+@endpoint(query=StateQuery, returns=ThreadState)
+def get_state(thread_id: UUID, query: StateQuery) -> Reply:
+    """Get a thread's newest state."""
+    found = services()
+    return Reply(
+        state_service.read(found.database, found.graphs, thread_id, subgraphs=query.subgraphs)
+    )
+
+
+@states.get("/threads/<thread_id>/state/<checkpoint_id>")
+@endpoint(query=StateQuery, returns=ThreadState)
+def get_state_at_checkpoint_id(thread_id: UUID, checkpoint_id: str, query: StateQuery) -> Reply:
+    """Get a thread's state at a checkpoint; an empty one when there is no such checkpoint."""
+    found = services()
+    return Reply(
+        state_service.read(
+            found.database,
+            found.graphs,
+            thread_id,
+            # A path may hold a NUL, which Postgres refuses.
+            checkpoint={"checkpoint_id": wire.clean(checkpoint_id)},
+            subgraphs=query.subgraphs,
+        )
+    )
+
+
+@states.post("/threads/<thread_id>/state/checkpoint")
+@endpoint(body=StateAtCheckpoint, returns=ThreadState)
+def get_state_at_checkpoint(thread_id: UUID, body: StateAtCheckpoint) -> Reply:
+    """Get a thread's state at a checkpoint, which may be that of a nested graph."""
+    found = services()
+    return Reply(
+        state_service.read(
+            found.database,
+            found.graphs,
+            thread_id,
+            checkpoint=body.checkpoint.model_dump(exclude_none=True),
+            subgraphs=body.subgraphs,
+        )
+    )
+
+
+@states.post("/threads/<thread_id>/state")
+@endpoint(body=StateUpdate, returns=StateUpdated)
+def update_state(thread_id: UUID, body: StateUpdate) -> Object:
+    """Write a checkpoint as if a node had returned the values."""
+    found = services()
+    return state_service.update(found.database, found.graphs, found.signals, thread_id, body)
+
+
+@states.get("/threads/<thread_id>/history")
+@endpoint(query=HistoryQuery, returns=list[ThreadState])
+def list_history(thread_id: UUID, query: HistoryQuery) -> Reply:
+    """List a thread's states, newest first."""
+    search = HistorySearch(limit=query.limit, before=wire.clean(query.before) or {})
+    found = services()
+    return Reply(state_service.read_history(found.database, found.graphs, thread_id, search))
+
+
+@states.post("/threads/<thread_id>/history")
+@endpoint(body=HistorySearch, returns=list[ThreadState])
+def search_history(thread_id: UUID, body: HistorySearch) -> Reply:
+    """List those of a thread's states that match, newest first."""
+    found = services()
+    return Reply(state_service.read_history(found.database, found.graphs, thread_id, body))

@@ -1,0 +1,94 @@
+"""HTTP of threads (http.md, section 2); their state is in `state_views`."""
+
+from uuid import UUID
+
+from flask import Blueprint, request
+
+from greenroom.contract.endpoint import Reply, endpoint
+from greenroom.contract.fields import Object
+from greenroom.contract.services import services
+from greenroom.threads import service, state_service
+from greenroom.threads.schemas import (
+    Pruned,
+    Thread,
+    ThreadCount,
+    ThreadCreate,
+    ThreadPatch,
+    ThreadPrune,
+    ThreadQuery,
+    ThreadSearch,
+)
+
+threads = Blueprint("threads", __name__)
+
+
+@threads.post("/threads")
+@endpoint(body=ThreadCreate, returns=Thread)
+def create_thread(body: ThreadCreate) -> Object:
+    """Create a thread."""
+    found = services()
+    return state_service.create_with_history(found.database, found.graphs, found.signals, body)
+
+
+@threads.post("/threads/search")
+@endpoint(body=ThreadSearch, returns=list[Thread])
+def search_threads(body: ThreadSearch) -> Reply:
+    """Search threads, newest first unless asked otherwise."""
+    found, page = service.search(services().database, body)
+    return Reply(found, headers=page.headers)
+
+
+@threads.post("/threads/count")
+@endpoint(body=ThreadCount, returns=int)
+def count_threads(body: ThreadCount) -> int:
+    """Count threads."""
+    return service.count(services().database, body)
+
+
+@threads.post("/threads/prune")
+@endpoint(body=ThreadPrune, returns=Pruned)
+def prune_threads(body: ThreadPrune) -> Object:
+    """Delete threads, or reduce them to their newest checkpoint."""
+    count, running = service.prune(services().database, body)
+    services().signals.cancel(running, "delete")
+    return {"pruned_count": count}
+
+
+@threads.get("/threads/<thread_id>")
+@endpoint(query=ThreadQuery, returns=Thread)
+def get_thread(thread_id: UUID, query: ThreadQuery) -> Object:
+    """Get a thread."""
+    shown = {name.strip() for name in query.include.split(",")}
+    return service.get(services().database, thread_id, with_ttl="ttl" in shown)
+
+
+@threads.patch("/threads/<thread_id>")
+@endpoint(body=ThreadPatch, returns=Thread)
+def patch_thread(thread_id: UUID, body: ThreadPatch) -> Reply:
+    """Merge a thread's metadata; `Prefer: return=minimal` answers without a body."""
+    patched = service.patch(services().database, thread_id, body)
+    if "return=minimal" in request.headers.get("prefer", "").replace(" ", "").lower():
+        return Reply(status=204)
+    return Reply(patched)
+
+
+@threads.delete("/threads/<thread_id>")
+@endpoint(status=204)
+def delete_thread(thread_id: UUID) -> None:
+    """Delete a thread and all that is its own, also while it is busy."""
+    running = service.delete(services().database, thread_id)
+    services().signals.cancel(running, "delete")
+
+
+@threads.post("/threads/<thread_id>/copy")
+@endpoint(returns=Thread)
+def copy_thread(thread_id: UUID) -> Object:
+    """Copy a thread with its history, without its runs."""
+    return service.copy(services().database, thread_id)
+
+
+@threads.get("/threads/<thread_id>/storage")
+@endpoint(returns=Object)
+def get_thread_storage(thread_id: UUID) -> Object:
+    """Tell how much is kept about a thread."""
+    return service.read_storage(services().database, thread_id)

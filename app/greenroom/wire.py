@@ -1,0 +1,77 @@
+"""JSON as it crosses the wire: tolerant of hostile text, never failing on a graph's output."""
+
+import json
+import math
+import re
+from collections.abc import Callable
+from typing import Any, Never
+
+import orjson
+
+# Postgres stores neither in text; the reference answers both with U+FFFD (observed.md, section 1).
+UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def dumps(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
+    """Encode to compact UTF-8 JSON. Lone surrogates become U+FFFD, NaN becomes null.
+
+    Raises:
+        TypeError: `value` holds something that `default` does not turn into JSON.
+    """
+    try:
+        return orjson.dumps(value, default, orjson.OPT_NON_STR_KEYS)
+    except TypeError:
+        # orjson refuses lone surrogates and integers beyond 64 bits with the same error.
+        def encode_leaf(leaf: Any) -> Any:
+            try:
+                return orjson.loads(orjson.dumps(leaf, option=orjson.OPT_NON_STR_KEYS))
+            except TypeError:
+                if default is None:
+                    raise
+                return clean(default(leaf))
+
+        text = json.dumps(
+            clean(value), default=encode_leaf, ensure_ascii=False, separators=(",", ":")
+        )
+        return text.encode()
+
+
+def loads(body: bytes | str) -> Any:
+    """Decode JSON; NUL and lone surrogates come out as U+FFFD.
+
+    Raises:
+        ValueError: not JSON, not UTF-8, NaN or Infinity, or nested beyond the interpreter's depth.
+    """
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        # orjson refuses escaped lone surrogates; the standard decoder lets them through to `clean`.
+        try:
+            return clean(json.loads(body, parse_constant=_refuse_constant))
+        except RecursionError as error:
+            raise ValueError("nested too deeply") from error
+    marker = b"\\u0000" if isinstance(body, bytes) else "\\u0000"
+    return clean(value) if marker in body else value  # type: ignore[operator]
+
+
+def clean(value: Any) -> Any:
+    """Copy JSON data without what Postgres or JSON cannot hold.
+
+    NUL and lone surrogates become U+FFFD, NaN and infinities null.
+    """
+    match value:
+        case str():
+            return UNSTORABLE.sub(REPLACEMENT, value)
+        case dict():
+            return {clean(key): clean(item) for key, item in value.items()}
+        case list() | tuple():
+            return [clean(item) for item in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value
+
+
+def _refuse_constant(name: str) -> Never:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,132 @@
+"""`greenroom dev` and `greenroom web` as a whole: they start, reload, and leave nobody behind."""
+
+import http.client
+import json
+import os
+import re
+import shlex
+import signal
+import subprocess
+
+import pytest
+
+from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis, _free_port
+
+MODULE = ("-m", "greenroom.cli.main")
+
+
+@pytest.fixture
+def dev(start_program, environment, project):
+    """`greenroom dev` on the project, ready to answer."""
+    port = _free_port()
+    program = start_program(
+        *MODULE, "dev", "--port", str(port), cwd=project, env=environment | {"LOG_LEVEL": "INFO"}
+    )
+    program.port = port
+    program.line_with(f"ready at http://127.0.0.1:{port}")
+    return program
+
+
+def family_of(pid: int) -> list[int]:
+    """The ids of all processes below one."""
+    listing = subprocess.run(
+        ["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True
+    ).stdout
+    parents = {int(child): int(parent) for child, parent in map(str.split, listing.splitlines())}
+    children = [child for child, parent in parents.items() if parent == pid]
+    return children + [below for child in children for below in family_of(child)]
+
+
+def get(port: int, path: str) -> int:
+    """The status of one request."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", path)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def test_dev_answers_and_shows_a_request_to_paste(dev):
+    """Once ready, the API answers; the curl command names the project's first graph."""
+    assert get(dev.port, "/ok") == 200
+    dev.line_with("Try it")
+    curl = dev.line_with("curl -N").rstrip("\\") + dev.line_with("-H").rstrip("\\")
+    arguments = shlex.split(curl + dev.line_with("-d"))
+    assert json.loads(arguments[-1])["assistant_id"] == "adder"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_no_signal_leaves_a_process_behind(dev, has_gone, number):
+    """Ctrl-C, SIGTERM and SIGKILL of `dev` end web, graphs, worker, Postgres and Valkey."""
+    family = family_of(dev.pid)
+    assert len(family) > 5
+    os.killpg(dev.pid, number)
+
+    assert all(has_gone(pid) for pid in family)
+    assert dev.process.wait() == (-signal.SIGKILL if number == signal.SIGKILL else 0)
+
+
+def test_dev_starts_again_right_after_a_kill(dev, start_program, environment, project):
+    """SIGKILL and the same command again: same port, same data, no manual step."""
+    dev.signal(signal.SIGKILL)
+    dev.process.wait()
+    again = start_program(*MODULE, "dev", "--port", str(dev.port), cwd=project, env=environment)
+    again.line_with("ready at")
+    assert get(dev.port, "/ok") == 200
+
+
+def test_a_second_dev_on_the_directory_is_refused(dev, greenroom, project):
+    """Two on one directory: one line that names the holder and the remedy."""
+    result = greenroom("dev", "--port", str(_free_port()), cwd=project)
+    assert (result.returncode, result.stderr.count("\n")) == (1, 1)
+    assert f"in use by process {dev.pid}" in result.stderr
+
+
+def test_a_change_of_the_project_reloads_user_code(dev, project):
+    """A saved file is imported by a new process; the web process stays."""
+    dev.line_with("imported by")
+    (project / "agent.py").write_text((project / "agent.py").read_text() + "\nprint('second version')")
+    dev.line_with("reloading")
+    dev.line_with("second version")
+    assert "Shutting down: Master" not in dev.output
+    assert get(dev.port, "/ok") == 200
+
+
+def test_a_broken_langgraph_json_is_not_reloaded(dev, project):
+    """What cannot be read is told, and what runs goes on; the mended file is taken."""
+    good = (project / "langgraph.json").read_text()
+    (project / "langgraph.json").write_text("{")
+    assert "cannot be read" in dev.line_with("not reloaded")
+    assert get(dev.port, "/ok") == 200
+    (project / "langgraph.json").write_text(good)
+    dev.line_with("reloading")
+    dev.line_with("Listening at")
+
+
+def test_web_ends_in_order(start_program, environment, project, has_gone, greenroom):
+    """`greenroom web` serves, and at SIGTERM gunicorn ends before the graphs process."""
+    port = _free_port()
+    with EmbeddedPostgres(project / "data") as postgres, EmbeddedRedis(project / "data") as valkey:
+        settings = {"DATABASE_URI": postgres.uri, "REDIS_URI": valkey.uri, "PORT": str(port)}
+        assert greenroom("migrate", cwd=project, **settings).returncode == 0
+        debug = {"LOG_LEVEL": "DEBUG"}
+        web = start_program(*MODULE, "web", cwd=project, env=environment | settings | debug)
+        web.line_with("Booting worker")
+        family = family_of(web.pid)
+        web.signal(signal.SIGTERM)
+        assert web.wait() == 0
+
+    assert re.findall(r"child ended .* child=(\w+)", web.output) == ["web", "graphs"]
+    assert all(has_gone(pid) for pid in family)
+
+
+def test_idle_connections_do_not_delay_the_end(dev):
+    """A client's kept-alive connection is closed at the stop, not waited for."""
+    connection = http.client.HTTPConnection("127.0.0.1", dev.port, timeout=30)
+    connection.request("GET", "/ok")
+    connection.getresponse().read()
+    dev.signal(signal.SIGTERM)
+
+    assert connection.sock.recv(1) == b""
+    assert dev.wait() == 0
+    assert "graceful timeout" not in dev.output

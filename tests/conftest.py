@@ -1,0 +1,36 @@
+"""What every test can have: a migrated Postgres, the real one."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from greenroom.cli.embedded import EmbeddedPostgres
+from greenroom.config import Config, Project
+from greenroom.database.engine import Database
+from greenroom.database.migrate import migrate
+
+
+@pytest.fixture(scope="session")
+def database_uri() -> Iterator[str]:
+    """A Postgres: the one that we are told of, or one of our own."""
+    if given := os.environ.get("GREENROOM_TEST_DATABASE_URI"):
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="greenroom-test-") as directory:
+        Path(directory).chmod(0o755)
+        with EmbeddedPostgres(Path(directory) / "data") as postgres:
+            yield postgres.uri
+
+
+@pytest.fixture(scope="session")
+def database(database_uri: str) -> Iterator[Database]:
+    """A migrated database, shared by all tests: each uses ids of its own."""
+    project = Project(directory=Path(), graphs={})
+    config = Config(database_uri=database_uri, redis_uri="redis://unused", project=project)
+    migrate(config)
+    opened = Database(config, pool_size=8, application_name="tests")
+    yield opened
+    opened.close()

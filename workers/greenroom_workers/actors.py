@@ -1,0 +1,15 @@
+"""The one actor. Its message is a sentinel: what to do is in Postgres."""
+
+import dramatiq
+
+from greenroom.signals.bell import ACTOR, QUEUE
+from greenroom_workers.broker import WaitingBroker
+from greenroom_workers.execution import Executor
+
+
+def declare_actors(broker: WaitingBroker, executor: Executor) -> None:
+    """Bind the bell to an executor."""
+
+    @dramatiq.actor(broker=broker, queue_name=QUEUE, actor_name=ACTOR)
+    def execute_due_runs() -> None:
+        executor.drain()

@@ -1,0 +1,97 @@
+"""Dramatiq's Redis broker with a consumer that waits instead of polling.
+
+The stock consumer sleeps up to a second between looks; this one blocks inside Redis and wakes in
+milliseconds. It leans on private names of dramatiq.brokers.redis: setup.cfg pins the minor version,
+and tests/workers/test_broker.py holds it to its word.
+"""
+
+import threading
+
+import redis
+from dramatiq import Message, MessageProxy
+from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
+from dramatiq.errors import ConnectionClosed
+from dramatiq.middleware import CurrentMessage, Middleware, Retries
+
+from greenroom.errors import DatabaseUnavailable
+
+LOOK_SECONDS = 2.0
+"""How long one blocking look lasts: also how late a consumer notices that it must stop."""
+BACK_OFF_MS = 200
+LONGEST_BACK_OFF_MS = 5_000
+
+
+class WaitingConsumer(_RedisConsumer):  # type: ignore[misc] (dramatiq has no types)
+    """Fetches like the stock consumer; when there is nothing, waits until there is."""
+
+    def __init__(self, broker: "WaitingBroker", queue_name: str, prefetch: int, timeout: int):
+        super().__init__(broker, queue_name, prefetch, timeout)
+        self.list = f"{broker.namespace}:{queue_name}"
+        self.has_room = threading.Event()
+
+    def ack(self, message: MessageProxy) -> None:
+        """Take a message off for good."""
+        super().ack(message)
+        self.has_room.set()
+
+    def nack(self, message: MessageProxy) -> None:
+        """Give a message up."""
+        super().nack(message)
+        self.has_room.set()
+
+    def __next__(self) -> MessageProxy | None:
+        """The next message, or None when none came within one look."""
+        try:
+            if not self.message_cache:
+                self._fetch_or_wait()
+            while self.message_cache:
+                data = self.message_cache.pop(0)
+                if data is not None:
+                    message = Message.decode(data)
+                    self.queued_message_ids.add(message.message_id)
+                    return MessageProxy(message)
+        except redis.TimeoutError as error:
+            raise ConnectionClosed(error) from error
+        except redis.ConnectionError as error:
+            raise ConnectionClosed(error) from error
+        return None
+
+    def _fetch_or_wait(self) -> None:
+        room = self.prefetch - self.outstanding_message_count
+        if room <= 0:
+            self.has_room.clear()
+            if self.outstanding_message_count >= self.prefetch:
+                self.has_room.wait(LOOK_SECONDS)
+            return
+        self.message_cache = self.broker.do_fetch(self.queue_name, room)
+        if not self.message_cache:
+            # A blocking peek: it moves the head of the list to where it was.
+            self.broker.client.blmove(self.list, self.list, LOOK_SECONDS, "LEFT", "LEFT")
+
+
+class WaitingBroker(RedisBroker):  # type: ignore[misc] (dramatiq has no types)
+    """A RedisBroker whose main queue is waited on; its delay queue stays stock."""
+
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> _RedisConsumer:
+        """See the base class."""
+        kind = _RedisConsumer if queue_name in self.delay_queues else WaitingConsumer
+        return kind(self, queue_name, prefetch, timeout)
+
+
+def make_broker(client: redis.Redis, namespace: str, max_attempts: int) -> WaitingBroker:
+    """A broker for workers: only the middleware that is used.
+
+    A look that fails because Postgres is away is tried again, `max_attempts` times in all; then the
+    sweep takes over. Time limits, leases and cancellation are ours.
+    """
+
+    def should_retry(retries_so_far: int, error: BaseException) -> bool:
+        return isinstance(error, DatabaseUnavailable) and retries_so_far < max_attempts - 1
+
+    middleware: list[Middleware] = [
+        Retries(
+            retry_when=should_retry, min_backoff=BACK_OFF_MS, max_backoff=LONGEST_BACK_OFF_MS
+        ),
+        CurrentMessage(),
+    ]
+    return WaitingBroker(client=client, namespace=namespace, middleware=middleware)

@@ -1,0 +1,521 @@
+"""The pipeline of a run: claim -> open graph -> stream -> classify -> finish -> announce.
+
+One Dramatiq thread and one event loop for each run: a node that blocks stalls its own run alone.
+"""
+
+import asyncio
+import contextlib
+import threading
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Any
+from uuid import UUID
+
+import uvloop
+from langgraph.checkpoint.base import BaseCheckpointSaver
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.pregel import Pregel
+from langgraph.types import StateSnapshot
+
+from greenroom import wire
+from greenroom.config import Config
+from greenroom.database.engine import Database
+from greenroom.errors import DatabaseUnavailable, LeaseLost
+from greenroom.graphs.checkpointer import FencedSaver
+from greenroom.graphs.registry import Registry
+from greenroom.logs import get_logger
+from greenroom.queue import life
+from greenroom.queue.life import Claim, Outcome
+from greenroom.queue.states import CancelAction, RunStatus
+from greenroom.signals.keys import ATTEMPT_SECONDS, Keys
+from greenroom.signals.sender import Signals
+from greenroom.streaming.encoder import Encoder, graph_modes
+from greenroom.streaming.replay import milliseconds
+from greenroom_workers.inputs import graph_config, graph_context, graph_input
+from greenroom_workers.io_thread import IoThread
+from greenroom_workers.outcomes import describe_cancel, describe_error, outcome_of
+from greenroom_workers.publisher import RunEvents
+
+log = get_logger(__name__)
+
+RETRY_BASE_SECONDS = 0.5
+STOP_GRACE_SECONDS = 5.0
+"""How long a graph that was asked to stop may take before it is asked again."""
+LEFTOVER_SECONDS = 1.0
+"""What tasks that a graph left running get to end in."""
+
+
+class Stop(Enum):
+    """Why a run that has not come to its end is stopped."""
+
+    CANCEL = auto()
+    TIMEOUT = auto()
+    SHUTDOWN = auto()
+    LOST = auto()
+    """The lease belongs to somebody else: whatever we did counts for nothing."""
+
+
+@dataclass(eq=False)
+class ActiveRun:
+    """A run on its way in this process. Other threads stop it, nobody else touches it."""
+
+    claim: Claim
+    loop: asyncio.AbstractEventLoop
+    started: float = field(default_factory=time.monotonic)
+    stop: Stop | None = None
+    action: CancelAction | None = None
+    _task: asyncio.Task[Any] | None = None
+
+    def begin(self, task: asyncio.Task[Any]) -> None:
+        """Say which task to cancel; a stop that came before takes effect at once."""
+        self._task = task
+        if self.stop is not None:
+            task.cancel()
+
+    def request_stop(self, stop: Stop, action: CancelAction | None = None) -> None:
+        """Stop the run; from any thread. The first reason counts, but rollback outranks interrupt."""
+        if action is not None and self.action is not CancelAction.ROLLBACK:
+            self.action = action
+        if self.stop is None or stop is Stop.LOST:
+            self.stop = stop
+            # The loop may be gone: then the run is over.
+            with contextlib.suppress(RuntimeError):
+                self.loop.call_soon_threadsafe(self._cancel)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+
+
+class Executor:
+    """Claims and executes runs; one for a process, used by all its threads."""
+
+    def __init__(
+        self,
+        config: Config,
+        database: Database,
+        registry: Registry,
+        io: IoThread,
+        signals: Signals,
+        worker_id: str,
+    ) -> None:
+        self.config = config
+        self.database = database
+        self.registry = registry
+        self.io = io
+        self.signals = signals
+        self.keys: Keys = signals.keys
+        self.worker_id = worker_id
+        self.active: dict[UUID, ActiveRun] = {}
+        self.is_stopping = False
+        self.last_claim = time.monotonic()
+        self._threads = threading.local()
+
+    def drain(self) -> None:
+        """Execute due runs, one after another, until none is left or the process stops.
+
+        Raises:
+            DatabaseUnavailable: while claiming.
+        """
+        while not self.is_stopping:
+            with self.database.statement() as connection:
+                claim = life.claim_run(connection, self.worker_id, self.config.lease_seconds)
+            if claim is None:
+                return
+            self.execute(claim)
+
+    def execute(self, claim: Claim) -> None:
+        """Execute a claimed run and make its end known; a fault of ours goes to the log alone."""
+        loop = self._own_loop()
+        active = ActiveRun(claim, loop)
+        self.active[claim.lease.run_id] = active
+        if claim.cancel_action is not None:
+            active.request_stop(Stop.CANCEL, claim.cancel_action)
+        elif self.is_stopping:
+            active.request_stop(Stop.SHUTDOWN)
+        ids = {"run_id": str(claim.lease.run_id), "thread_id": str(claim.lease.thread_id)}
+        log.info("run started", **ids, graph_id=claim.graph_id, attempt=claim.attempt)
+        try:
+            status = loop.run_until_complete(self._run(active))
+        except DatabaseUnavailable as error:
+            status = "unfinished: the lease will return it"
+            log.warning("run left to its lease", **ids, error=str(error))
+        except (SystemExit, KeyboardInterrupt) as error:
+            status = self._end_after_exit(active, error)
+        finally:
+            del self.active[claim.lease.run_id]
+            self._clear(loop)
+        seconds = round(time.monotonic() - active.started, 4)
+        log.info("run ended", **ids, status=status, attempt=claim.attempt, seconds=seconds)
+
+    def _own_loop(self) -> asyncio.AbstractEventLoop:
+        loop: asyncio.AbstractEventLoop | None = getattr(self._threads, "loop", None)
+        if loop is None or loop.is_closed():
+            loop = self._threads.loop = uvloop.new_event_loop()
+            asyncio.set_event_loop(loop)
+        return loop
+
+    def _clear(self, loop: asyncio.AbstractEventLoop) -> None:
+        """End what the graph left running on the loop: it must not leak into the next run."""
+        leftover = asyncio.all_tasks(loop)
+        for task in leftover:
+            task.cancel()
+        if leftover:
+            waiting = asyncio.wait(leftover, timeout=LEFTOVER_SECONDS)
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                loop.run_until_complete(waiting)
+        if any(not task.done() for task in leftover):
+            # Something refuses to end: it may keep this loop, we take another.
+            self._threads.loop = None
+
+    def _end_after_exit(self, active: ActiveRun, error: BaseException) -> str:
+        """A node called sys.exit: it ends its run, not the worker."""
+        log.error(
+            "graph tried to end the process",
+            run_id=str(active.claim.lease.run_id),
+            thread_id=str(active.claim.lease.thread_id),
+            error=repr(error),
+        )
+        described = {
+            "error": type(error).__name__,
+            "message": "the graph called sys.exit, which ends its run alone",
+        }
+        outcome = outcome_of(
+            active.claim, None, None, status=RunStatus.ERROR, error=described
+        )
+        return active.loop.run_until_complete(self._conclude(active, self._events(active), outcome))
+
+    async def _run(self, active: ActiveRun) -> str:
+        """Take a claim to its end; the words for the log."""
+        claim = active.claim
+        events = self._events(active)
+        task = asyncio.ensure_future(self._perform(active, events))
+        active.begin(task)
+        hurry = asyncio.ensure_future(self._heed_flag(active))
+        try:
+            await self._supervise(active, task)
+            outcome = task.result()
+        except asyncio.CancelledError:
+            if active.stop is None:
+                raise
+            outcome = None
+        except LeaseLost:
+            active.stop, outcome = Stop.LOST, None
+        except DatabaseUnavailable as error:
+            return await self._retry(active, events, error)
+        finally:
+            hurry.cancel()
+        if active.stop is Stop.LOST:
+            return "lost"
+        if active.stop is Stop.SHUTDOWN:
+            with self.database.statement() as connection:
+                life.release_run(connection, claim.lease, is_charged=False)
+            return "handed back"
+        return await self._conclude(active, events, outcome)
+
+    async def _supervise(self, active: ActiveRun, task: asyncio.Task[Any]) -> None:
+        """Wait for the graph; ask it to stop when its time is up, and again while it does not."""
+        timeout: float = self.config.run_timeout_seconds
+        while not task.done():
+            await asyncio.wait({task}, timeout=timeout if active.stop is None else STOP_GRACE_SECONDS)
+            if task.done():
+                return
+            if active.stop is None:
+                active.stop = Stop.TIMEOUT
+            task.cancel()
+
+    async def _heed_flag(self, active: ActiveRun) -> None:
+        """Count the attempt in Redis, and read a wish that raced our claim."""
+        lease = active.claim.lease
+
+        async def ask() -> bytes | None:
+            async with self.io.redis.pipeline(transaction=False) as pipeline:
+                pipeline.set(
+                    self.keys.attempt(lease.run_id), active.claim.attempt, ex=ATTEMPT_SECONDS
+                )
+                pipeline.get(self.keys.cancel(lease.run_id))
+                found: bytes | None = (await pipeline.execute())[1]
+                return found
+
+        try:
+            wish = await asyncio.wrap_future(self.io.submit(ask()))
+        except OSError as error:
+            log.debug("cancel flag not read", run_id=str(lease.run_id), error=repr(error))
+            return
+        if wish is not None:
+            self.stop_run(lease.run_id, wish.decode())
+
+    def stop_run(self, run_id: UUID, wish: str) -> None:
+        """Heed a signal: `interrupt`, `rollback`, or `delete` for a run whose row is gone."""
+        active = self.active.get(run_id)
+        if active is None:
+            return
+        if wish == "delete":
+            active.request_stop(Stop.LOST)
+        else:
+            active.request_stop(Stop.CANCEL, CancelAction(wish))
+
+    def _events(self, active: ActiveRun) -> RunEvents:
+        claim = active.claim
+        return RunEvents(
+            self.io,
+            self.keys,
+            claim.lease,
+            milliseconds(claim.started_at),
+            is_resumable=bool(claim.kwargs["resumable"]),
+            on_lost=lambda: active.request_stop(Stop.LOST),
+        )
+
+    async def _perform(self, active: ActiveRun, events: RunEvents) -> Outcome | None:
+        """Run the graph and describe how it ended; None when it was stopped before it began.
+
+        Raises:
+            DatabaseUnavailable, LeaseLost: from the checkpointer; anything else became an outcome.
+        """
+        claim = active.claim
+        kwargs = claim.kwargs
+        await events.resume()
+        events.emit(
+            "metadata",
+            wire.dumps({"run_id": claim.lease.run_id, "attempt": claim.attempt}),
+        )
+        config = graph_config(claim)
+        saver = self._saver(claim)
+        opened = self.registry.open(
+            claim.graph_id,
+            config,
+            checkpointer=saver,
+            store=self.io.store,
+            access="threads.create_run",
+            context=kwargs["context"] or None,
+        )
+        graph: Pregel[Any, Any, Any, Any] | None = None
+        snapshot: StateSnapshot | None = None
+        failure: BaseException | None = None
+        try:
+            async with opened as graph:
+                failure = await self._stream(active, graph, events)
+                if active.stop not in {Stop.LOST, Stop.SHUTDOWN}:
+                    snapshot = await self._read_state(claim, graph)
+        except asyncio.CancelledError:
+            if active.stop is None:
+                raise
+        except (DatabaseUnavailable, LeaseLost):
+            raise
+        except Exception as error:  # noqa: BLE001 (the border to users' factories)
+            failure = error
+        await events.flushed()
+        return self._classify(active, graph, snapshot, failure)
+
+    def _saver(self, claim: Claim) -> BaseCheckpointSaver[Any]:
+        if is_temporary(claim):
+            return InMemorySaver()
+        return FencedSaver(self.io.checkpoints, claim.lease)
+
+    async def _stream(
+        self, active: ActiveRun, graph: Pregel[Any, Any, Any, Any], events: RunEvents
+    ) -> BaseException | None:
+        """Stream the graph to its end; what it raised, if it did."""
+        claim = active.claim
+        encoder = Encoder(
+            claim.kwargs["stream_mode"], events.emit, has_checkpoints=not is_temporary(claim)
+        )
+        try:
+            async with contextlib.aclosing(parts_of(graph, claim, encoder)) as parts:
+                async for namespace, mode, data in parts:
+                    encoder.part(namespace, mode, data)
+                    if events.is_full:
+                        await events.flushed()
+        except asyncio.CancelledError:
+            if active.stop is None:
+                raise
+            task = asyncio.current_task()
+            while task is not None and task.uncancel():
+                pass
+        except (DatabaseUnavailable, LeaseLost):
+            raise
+        except Exception as error:  # noqa: BLE001 (the border to users' graphs)
+            return error
+        return None
+
+    async def _read_state(
+        self, claim: Claim, graph: Pregel[Any, Any, Any, Any]
+    ) -> StateSnapshot | None:
+        config = graph_config(claim)
+        configurable = {
+            key: value
+            for key, value in config["configurable"].items()
+            if key not in {"checkpoint_id", "checkpoint_ns", "checkpoint_map"}
+        }
+        return await graph.aget_state({**config, "configurable": configurable})
+
+    def _classify(
+        self,
+        active: ActiveRun,
+        graph: Pregel[Any, Any, Any, Any] | None,
+        snapshot: StateSnapshot | None,
+        failure: BaseException | None,
+    ) -> Outcome | None:
+        claim = active.claim
+        if active.stop is Stop.TIMEOUT:
+            seconds = f"{self.config.run_timeout_seconds:g}"
+            error = {"error": "TimeoutError", "message": f"the run took longer than {seconds} s"}
+            return outcome_of(claim, graph, snapshot, status=RunStatus.TIMEOUT, error=error)
+        if active.stop is not None:
+            return outcome_of(claim, graph, snapshot, status=RunStatus.INTERRUPTED)
+        if failure is not None:
+            log.warning(
+                "graph failed",
+                run_id=str(claim.lease.run_id),
+                thread_id=str(claim.lease.thread_id),
+                graph_id=claim.graph_id,
+                exc_info=failure,
+            )
+            error = describe_error(failure)
+            return outcome_of(claim, graph, snapshot, status=RunStatus.ERROR, error=error)
+        return outcome_of(claim, graph, snapshot, status=RunStatus.SUCCESS)
+
+    async def _conclude(
+        self, active: ActiveRun, events: RunEvents, outcome: Outcome | None
+    ) -> str:
+        """Write the end, then announce it; again when a wish to cancel came in between."""
+        claim = active.claim
+        while True:
+            action = active.action
+            if action is CancelAction.ROLLBACK:
+                has_ended, status, frame = await self._roll_back(claim), "rolled back", b""
+            else:
+                final = self._final(active, outcome)
+                frame = events.end_frame(wire.dumps(final.error)) if final.error else b""
+                has_ended, status = self._finish(claim, final, action, events, frame), final.status
+            if has_ended:
+                break
+            with self.database.statement() as connection:
+                is_ours, wish = life.find_wish(connection, claim.lease)
+            if not is_ours or wish == action:
+                return "lost"
+            active.action = wish
+        await events.announce_end(frame)
+        return str(status)
+
+    def _final(self, active: ActiveRun, outcome: Outcome | None) -> Outcome:
+        """The end to write, seen in the light of a wish to cancel that came late."""
+        if outcome is None:
+            outcome = outcome_of(active.claim, None, None, status=RunStatus.INTERRUPTED)
+        wanted = active.action is CancelAction.INTERRUPT
+        if outcome.status is RunStatus.INTERRUPTED or (wanted and active.stop is not Stop.TIMEOUT):
+            return interrupted(active.claim, outcome)
+        return outcome
+
+    def _finish(
+        self,
+        claim: Claim,
+        outcome: Outcome,
+        action: CancelAction | None,
+        events: RunEvents,
+        frame: bytes,
+    ) -> bool:
+        with self.database.statement() as connection:
+            finished = life.finish_run_if_owned(
+                connection,
+                claim.lease,
+                outcome,
+                cancel_action=action,
+                is_temporary=is_temporary(claim),
+                end_frame=(events.next_seq, frame) if frame and events.is_resumable else None,
+            )
+        if finished is None:
+            return False
+        if finished.has_next:
+            self.signals.ring()
+        return True
+
+    async def _roll_back(self, claim: Claim) -> bool:
+        """Remove a run and what it wrote, as if it had never been."""
+        if not is_temporary(claim):
+            saver = FencedSaver(self.io.checkpoints, claim.lease)
+            await saver.adelete_for_runs([str(claim.lease.run_id)])
+        with self.database.transaction() as connection:
+            if not life.remove_run_if_owned(connection, claim.lease):
+                return False
+            has_next = life.settle(connection, claim.lease.thread_id)
+        if has_next:
+            self.signals.ring()
+        return True
+
+    async def _retry(
+        self, active: ActiveRun, events: RunEvents, error: DatabaseUnavailable
+    ) -> str:
+        """A passing fault of the database: back to the queue, or the end after the last attempt."""
+        claim = active.claim
+        log.warning(
+            "attempt failed",
+            run_id=str(claim.lease.run_id),
+            thread_id=str(claim.lease.thread_id),
+            attempt=claim.attempt,
+            error=repr(error.__cause__ or error),
+        )
+        if claim.attempt >= self.config.max_attempts:
+            described = describe_error(error)
+            outcome = outcome_of(claim, None, None, status=RunStatus.ERROR, error=described)
+            return await self._conclude(active, events, outcome)
+        delay_seconds = RETRY_BASE_SECONDS * 2**claim.attempt
+        with self.database.statement() as connection:
+            life.release_run(connection, claim.lease, delay_seconds=delay_seconds, is_charged=True)
+        return "to be tried again"
+
+
+def is_temporary(claim: Claim) -> bool:
+    """The run brought a thread along that goes with it."""
+    return bool(claim.kwargs["temporary"]) and claim.kwargs["on_completion"] != "keep"
+
+
+def interrupted(claim: Claim, outcome: Outcome) -> Outcome:
+    """An end that somebody cancelled before it was written: the wish came first, and wins."""
+    return Outcome(
+        status=RunStatus.INTERRUPTED,
+        thread_status="idle" if outcome.thread_status == "error" else outcome.thread_status,
+        thread_error=describe_cancel(claim, CancelAction.INTERRUPT),
+        values=outcome.values,
+        output=outcome.output,
+        interrupts=outcome.interrupts,
+        config=outcome.config,
+    )
+
+
+async def parts_of(
+    graph: Pregel[Any, Any, Any, Any], claim: Claim, encoder: Encoder
+) -> AsyncIterator[tuple[tuple[str, ...], str, Any]]:
+    """Yield (namespace, mode, data) of everything that the graph streams."""
+    kwargs = claim.kwargs
+    options: dict[str, Any] = {
+        "context": graph_context(graph, kwargs["context"]),
+        "stream_mode": graph_modes(kwargs["stream_mode"]) or ["values"],
+        "interrupt_before": kwargs["interrupt_before"],
+        "interrupt_after": kwargs["interrupt_after"],
+        "durability": kwargs["durability"],
+        "subgraphs": bool(kwargs["subgraphs"]),
+    }
+    given, config = graph_input(kwargs), graph_config(claim)
+    if "events" in kwargs["stream_mode"]:
+        stream = graph.astream_events(given, config, version="v2", **options)
+        async for event in stream:
+            is_root = event["run_id"] == str(claim.lease.run_id)
+            if is_root and event["event"] == "on_chain_stream":
+                yield split_part(event["data"]["chunk"], has_namespace=options["subgraphs"])
+            else:
+                encoder.callback(event)
+        return
+    async for part in graph.astream(given, config, **options):
+        yield split_part(part, has_namespace=options["subgraphs"])
+
+
+def split_part(part: Any, *, has_namespace: bool) -> tuple[tuple[str, ...], str, Any]:
+    """Take langgraph's tuple apart: with subgraphs it begins with the namespace."""
+    if has_namespace:
+        namespace, mode, data = part
+        return tuple(namespace), mode, data
+    mode, data = part
+    return (), mode, data

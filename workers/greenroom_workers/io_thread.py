@@ -1,0 +1,116 @@
+"""One thread with one event loop for what all runs of a process share: Postgres and Redis."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
+from typing import Any, Self, TypeVar
+
+import redis
+import redis.asyncio
+import uvloop
+from langgraph.store.base import BaseStore
+from langgraph.store.postgres.aio import AsyncPostgresStore
+from psycopg.rows import dict_row
+from psycopg_pool import AsyncConnectionPool
+
+from greenroom.config import Config
+from greenroom.graphs.checkpointer import CheckpointStore, Pool
+from greenroom.logs import get_logger
+from greenroom.signals.connection import connect_async
+from greenroom_workers.shared_store import SharedStore
+
+T = TypeVar("T")
+log = get_logger(__name__)
+
+RECONNECT_SECONDS = 0.5
+
+
+class IoThread:
+    """Owns the loop, the pool of psycopg connections, the checkpoint store and the publisher's client.
+
+    Graph threads hand it coroutines with `submit` and wait on their own loops.
+    """
+
+    checkpoints: CheckpointStore
+    store: BaseStore
+    pool: Pool
+    redis: redis.asyncio.Redis
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="io", daemon=True)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def start(self) -> Self:
+        """Open everything; returns when it is ready. Postgres and Redis may be away."""
+        self._thread.start()
+        self.submit(self._open()).result()
+        return self
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Run a coroutine on the loop; from any thread."""
+        return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def listen(self, channel: str, handle: Callable[[bytes], None]) -> None:
+        """Call `handle`, on the loop, with every message of a channel, for ever."""
+        self.submit(self._start(self._listen(channel, handle))).result()
+
+    def close(self) -> None:
+        """Close everything and end the thread."""
+        self.submit(self._close()).result(timeout=10)
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        self.loop.run_forever()
+
+    async def _open(self) -> None:
+        self.pool = AsyncConnectionPool(
+            self.config.database_uri,
+            kwargs={
+                "autocommit": True,
+                "row_factory": dict_row,
+                "prepare_threshold": 0,
+                "application_name": "greenroom worker checkpoints",
+            },
+            min_size=1,
+            max_size=self.config.database_pool_size,
+            timeout=10.0,
+            reconnect_timeout=30.0,
+            name="checkpoints",
+            open=False,
+        )
+        await self.pool.open()
+        self.checkpoints = CheckpointStore(self.pool)
+        self.store = SharedStore(AsyncPostgresStore(self.pool), self.loop)
+        self.redis = connect_async(self.config.redis_uri)
+
+    async def _close(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await self.checkpoints.close()
+        await self.redis.aclose()
+        await self.pool.close()
+
+    async def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _listen(self, channel: str, handle: Callable[[bytes], None]) -> None:
+        while True:
+            try:
+                async with self.redis.pubsub() as pubsub:
+                    await pubsub.subscribe(channel)
+                    while True:
+                        message = await pubsub.get_message(
+                            ignore_subscribe_messages=True, timeout=30.0
+                        )
+                        if message is not None:
+                            handle(message["data"])
+            except (redis.RedisError, OSError) as error:
+                log.warning("worker lost redis", error=repr(error))
+                await asyncio.sleep(RECONNECT_SECONDS)
