@@ -85,7 +85,9 @@ def test_a_second_dev_on_the_directory_is_refused(dev, greenroom, project):
 def test_a_change_of_the_project_reloads_user_code(dev, project):
     """A saved file is imported by a new process; the web process stays."""
     dev.line_with("imported by")
-    (project / "agent.py").write_text((project / "agent.py").read_text() + "\nprint('second version')")
+    (project / "agent.py").write_text(
+        (project / "agent.py").read_text() + "\nprint('second version')"
+    )
     dev.line_with("reloading")
     dev.line_with("second version")
     assert "Shutting down: Master" not in dev.output

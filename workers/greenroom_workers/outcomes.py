@@ -89,9 +89,9 @@ def _with_state(
     }
     output = output_of(graph, snapshot.values)
     asked = [one for interrupts in waiting.values() for one in interrupts]
-    if asked and isinstance(output, Mapping):
+    if asked and (output is None or isinstance(output, Mapping)):
         output = {
-            **output,
+            **(output or {}),
             "__interrupt__": [
                 {"value": one.value, "id": one.id, "response_schema": None} for one in asked
             ],

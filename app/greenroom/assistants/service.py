@@ -16,6 +16,7 @@ from greenroom.assistants.schemas import (
     VersionsSearch,
 )
 from greenroom.config import Project
+from greenroom.contract.fields import parse_uuid
 from greenroom.database.engine import Database
 from greenroom.database.pages import AnyRow, Page
 from greenroom.errors import Conflict, GraphNotFound, InvalidRequest, NotFound
@@ -189,12 +190,17 @@ def resolve(connection: Connection, graphs: Collection[str], key: str | UUID) ->
         NotFound: no such assistant.
         InvalidRequest: neither a uuid nor the id of a graph.
     """
+    if key not in graphs:
+        try:
+            key = parse_uuid(key)
+        except ValueError as error:
+            raise InvalidRequest(
+                "Invalid assistant ID: must be a UUID or the id of a graph"
+            ) from error
     found = queries.find_for_run(connection, key)
-    if found is not None:
-        return found
-    if isinstance(key, UUID) or key in graphs:
+    if found is None:
         raise _missing(key)
-    raise InvalidRequest("Invalid assistant ID: must be a UUID or the id of a graph")
+    return found
 
 
 def read_xray(text: str) -> bool | int:

@@ -15,13 +15,14 @@ from greenroom.cli.environment import PYTHON, child_environment, config_option
 from greenroom.cli.services import check_port, check_services
 from greenroom.cli.supervisor import Command, Supervisor
 from greenroom.cli.web import KILL_AFTER_SECONDS, graphs_command, graphs_socket, gunicorn_command
+from greenroom.cli.worker import KILL_MARGIN_SECONDS
 from greenroom.config import DATABASE_NAMES, REDIS_NAMES, Config, load_config
 from greenroom.errors import ConfigError
 from greenroom.logs import configure_logs, get_logger
 
 log = get_logger(__name__)
 
-GRACE_SECONDS = "5"
+GRACE_SECONDS = 5.0
 """For runs at Ctrl-C; unfinished ones go on after the next start."""
 LOOK_SECONDS = 0.1
 
@@ -54,6 +55,9 @@ def command(
     given = {name: str(value) for name, value in options.items() if value is not None}
     environment = child_environment(config_file, **given)
     config, missing = draft_config(environment)
+    if "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS" not in {**config.project.environment, **environment}:
+        environment["BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS"] = str(GRACE_SECONDS)
+        config = replace(config, shutdown_grace_seconds=GRACE_SECONDS)
     configure_logs(config.log_level, as_json=config.log_json)
     check_port(config.host, config.port)
     with ExitStack() as stack:
@@ -68,8 +72,6 @@ def command(
             "REDIS_URI": config.redis_uri,
             "GREENROOM_GRAPHS_SOCKET": stack.enter_context(graphs_socket(config.graphs_socket)),
         }
-        if "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS" not in config.project.environment:
-            environment.setdefault("BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS", GRACE_SECONDS)
         code = supervise(config, environment, reload=reload)
     sys.exit(code)
 
@@ -112,7 +114,8 @@ def supervise(config: Config, environment: dict[str, str], *, reload: bool) -> i
     """Run the three processes until a signal. Returns the exit code."""
     worker = Command("worker", [*PYTHON, "greenroom.cli.main", "worker"], environment)
     commands = [graphs_command(environment), gunicorn_command(environment), worker]
-    supervisor = Supervisor(commands, max(config.shutdown_grace_seconds, KILL_AFTER_SECONDS))
+    worker_grace_seconds = config.shutdown_grace_seconds + KILL_MARGIN_SECONDS
+    supervisor = Supervisor(commands, max(worker_grace_seconds, KILL_AFTER_SECONDS))
     if reload:
         # From now on a broken file is something that the next save may mend.
         supervisor.holds_misconfigured = True

@@ -15,6 +15,7 @@ from greenroom.logs import configure_logs
 # By name: nothing in greenroom imports the workers.
 ARGV = (*PYTHON, "greenroom_workers.process")
 KILL_MARGIN_SECONDS = 10
+"""For handing back, after BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS, what could not be finished."""
 
 
 @click.command("worker")

@@ -217,7 +217,9 @@ def _state(snapshot: StateSnapshot) -> Json:
         "values": snapshot.values,
         "next": list(snapshot.next),
         "tasks": [_task(task) for task in snapshot.tasks],
-        "metadata": snapshot.metadata,
+        # langgraph leaves the thread's id out of the metadata that it stores.
+        "metadata": snapshot.metadata
+        and {**snapshot.metadata, "thread_id": pointer and pointer["thread_id"]},
         "created_at": snapshot.created_at,
         "checkpoint": pointer,
         "parent_checkpoint": parent,

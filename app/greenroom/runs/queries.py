@@ -37,7 +37,7 @@ DELETE_CHECKPOINTS = text(
     ), kept AS (
         SELECT checkpoint_ns, version.key, version.value
           FROM checkpoints CROSS JOIN jsonb_each_text(checkpoint -> 'channel_versions') AS version
-         WHERE thread_id = :thread_id AND metadata ->> 'run_id' IS DISTINCT FROM ALL (:run_ids)
+         WHERE thread_id = :thread_id AND coalesce(metadata ->> 'run_id', '') <> ALL (:run_ids)
     )
     DELETE FROM checkpoint_blobs USING (
         SELECT DISTINCT checkpoint_ns, version.key, version.value

@@ -31,6 +31,13 @@ def check_path(path: str) -> str:
     return path
 
 
+def check_namespace(namespace: str) -> str:
+    """Refuse a namespace without a node in it: numbers alone count the calls of a node."""
+    if namespace and all(part.isdecimal() for part in namespace.split("|")):
+        raise ValueError("checkpoint_ns must name a nested graph")
+    return namespace
+
+
 class Ttl(WireModel):
     """How long a thread lives. Without `ttl` it lives for ever."""
 
@@ -161,7 +168,8 @@ class Checkpoint(WireModel):
     """Which checkpoint; the thread is that of the path, whatever stands here."""
 
     thread_id: str | None = None
-    checkpoint_ns: str | None = None
+    checkpoint_ns: Annotated[str, AfterValidator(check_namespace)] | None = None
+    """Empty or None: the root graph's."""
     checkpoint_id: str | None = None
     checkpoint_map: Object | None = None
 
@@ -203,13 +211,28 @@ class HistoryQuery(QueryModel):
     before: str = ""
 
 
+class Before(WireModel):
+    """A checkpoint that is too new: the pointer itself, or a config that holds it."""
+
+    checkpoint_id: str | None = None
+    configurable: Checkpoint | None = None
+
+
 class HistorySearch(WireModel):
     """Which states of a thread's history."""
 
     limit: Limit = 1
-    before: Maybe[str | Object] = None
+    before: Maybe[str | Before] = None
     metadata: Maybe[Object] = None
     checkpoint: Maybe[Checkpoint] = None
+
+    @property
+    def before_id(self) -> str | None:
+        """Only older checkpoints than this one; None for all."""
+        if self.before is None or isinstance(self.before, str):
+            return self.before or None
+        pointer = self.before.configurable or self.before
+        return pointer.checkpoint_id or None
 
 
 class ThreadState(WireModel):

@@ -77,7 +77,7 @@ def read_history(
         thread_id,
         config=address.config,
         limit=search.limit,
-        before=search.before,
+        before=search.before_id,
         metadata=search.metadata,
         checkpoint=checkpoint,
     )

@@ -77,7 +77,7 @@ def update_state(thread_id: UUID, body: StateUpdate) -> Object:
 @endpoint(query=HistoryQuery, returns=list[ThreadState])
 def list_history(thread_id: UUID, query: HistoryQuery) -> Reply:
     """List a thread's states, newest first."""
-    search = HistorySearch(limit=query.limit, before=wire.clean(query.before) or {})
+    search = HistorySearch(limit=query.limit, before=wire.clean(query.before))
     found = services()
     return Reply(state_service.read_history(found.database, found.graphs, thread_id, search))
 

@@ -1,0 +1,42 @@
+# Everything happens in .venv; the first run needs the network, later ones do not.
+.DEFAULT_GOAL := help
+.PHONY: help install run test check clean
+
+VENV := .venv
+STAMP := $(VENV)/installed
+CONFIG ?= examples/chat/langgraph.json
+
+help:
+	@echo "make install   make .venv with everything in it"
+	@echo "make run       serve the example on http://127.0.0.1:2024 (PORT=..., CONFIG=.../langgraph.json)"
+	@echo "make test      run the tests"
+	@echo "make check     lint, format and types"
+	@echo "make clean     remove .venv, caches and the embedded servers' data"
+
+install: $(STAMP)
+
+$(STAMP): setup.cfg pyproject.toml
+	@test -x $(VENV)/bin/python || { \
+	  for python in $(PYTHON) python3.13 python3.12 python3.11 python3; do \
+	    $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	      && exec $$python -m venv $(VENV); \
+	  done; \
+	  echo "greenroom needs Python 3.11 or newer: install one, or pass PYTHON=path" >&2; exit 1; }
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -e ".[dev,test]"
+	@touch $@
+
+# exec: Ctrl-C and SIGTERM reach greenroom itself, with no shell between.
+run: $(STAMP)
+	@exec $(VENV)/bin/greenroom dev -c $(CONFIG)
+
+test: $(STAMP)
+	@exec $(VENV)/bin/python -m pytest $(ARGS)
+
+check: $(STAMP)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy --strict app workers
+
+clean:
+	rm -rf $(VENV) .greenroom build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
