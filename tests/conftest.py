@@ -1,16 +1,22 @@
-"""What every test can have: a migrated Postgres, the real one."""
+"""What every test can have: a migrated Postgres, and a server of real processes."""
 
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
 from greenroom.cli.embedded import EmbeddedPostgres
 from greenroom.config import Config, Project
 from greenroom.database.engine import Database
 from greenroom.database.migrate import migrate
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from deployment import Deployment  # noqa: E402 (found through the line above)
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +40,30 @@ def database(database_uri: str) -> Iterator[Database]:
     opened = Database(config, pool_size=8, application_name="tests")
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def deployment() -> Iterator[Deployment]:
+    """Engines of one's own, to be killed and restarted at will; start web and workers yourself."""
+    with tempfile.TemporaryDirectory(prefix="greenroom-test-") as directory:
+        Path(directory).chmod(0o755)
+        with Deployment(Path(directory)) as made:
+            yield made
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Deployment]:
+    """One web and one worker process that nobody harms, shared by all tests."""
+    with tempfile.TemporaryDirectory(prefix="greenroom-test-") as directory:
+        Path(directory).chmod(0o755)
+        with Deployment(Path(directory)) as made:
+            made.start_web()
+            made.start_worker()
+            yield made
+
+
+@pytest.fixture
+def http(server: Deployment) -> Iterator[httpx.Client]:
+    """A raw HTTP client of the shared server."""
+    with server.client() as client:
+        yield client

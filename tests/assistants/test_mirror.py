@@ -19,9 +19,7 @@ from greenroom.errors import BadRequest, InvalidRequest
         ({"configurable": None}, {"x": 1}, ({"configurable": {"x": 1}}, {"x": 1})),
     ],
 )
-def test_the_one_that_is_given_fills_in_the_other(
-    config: Any, context: Any, expected: Any
-) -> None:
+def test_the_one_that_is_given_fills_in_the_other(config: Any, context: Any, expected: Any) -> None:
     """The rest of the config stays as it is."""
     assert mirror(config, context) == expected
 

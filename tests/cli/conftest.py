@@ -49,6 +49,7 @@ class Program:
 
     @property
     def pid(self) -> int:
+        """Its process id."""
         return self.process.pid
 
     def line_with(self, text: str) -> str:
@@ -60,6 +61,7 @@ class Program:
         pytest.fail(f"no line with {text!r} in:\n{''.join(self.seen)}")
 
     def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
         self.process.send_signal(number)
 
     def wait(self) -> int:
@@ -69,6 +71,7 @@ class Program:
 
     @property
     def output(self) -> str:
+        """What has been read so far."""
         return "".join(self.seen)
 
 
@@ -121,7 +124,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture
 def open_path() -> Iterator[Path]:
-    """A directory that everybody may enter. pytest's own is closed to the user that root becomes."""
+    """A directory that everybody may enter; pytest's own is closed to whom root becomes."""
     with tempfile.TemporaryDirectory(prefix="greenroom-test-") as name:
         Path(name).chmod(0o755)
         yield Path(name)

@@ -81,7 +81,7 @@ def test_postgres_is_set_up_for_us(directory):
 
 
 def test_neighbours_on_loopback_need_the_password(directory):
-    """Other users of the machine reach the ports, not the data; secrets are readable by us alone."""
+    """Other users of the machine reach the ports, not the data; secrets are ours alone."""
     with EmbeddedPostgres(directory) as postgres, EmbeddedRedis(directory) as valkey:
         with pytest.raises(psycopg.OperationalError, match="authentication"):
             psycopg.connect(postgres.uri.replace(postgres.password, "guess"))
@@ -136,7 +136,7 @@ def test_a_stale_process_id_is_nobody(directory):
 
 
 def test_a_crashed_server_recovers(directory):
-    """Committed rows survive SIGKILL of the postmaster itself, and the next start is not refused."""
+    """Committed rows survive SIGKILL of the postmaster itself, and the next start succeeds."""
     with EmbeddedPostgres(directory) as postgres:
         write_row(postgres.uri)
         postgres.process.kill()
@@ -172,7 +172,7 @@ def test_a_taken_port_is_replaced(directory):
         assert second.port != other.port
 
 
-def test_a_killed_initdb_leaves_no_half(directory, start_program, has_gone):
+def test_a_killed_initdb_leaves_no_half(directory, start_program):
     """SIGKILL in the middle of the first start harms nothing: the next one begins anew."""
     program = start_program("-c", PARENT, directory)
     while not (directory / "postgres.new/PG_VERSION").exists():

@@ -46,7 +46,8 @@ def test_a_path_must_begin_at_a_field_that_holds_data(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["values.", "values..a", "values[", "values[]", "values[x]", "values.a]", "values[9999999999]"]
+    "path",
+    ["values.", "values..a", "values[", "values[]", "values[x]", "values.a]", "values[9999999999]"],
 )
 def test_a_path_is_made_of_keys_and_indexes(path: str) -> None:
     """Nothing else is guessed."""

@@ -61,9 +61,7 @@ def test_an_update_that_failed_changes_nothing(database: Database, thread_id: UU
     assert {**show(database, thread_id), "updated_at": 0} == {**before, "updated_at": 0}
 
 
-def test_a_run_that_comes_meanwhile_waits_and_is_next(
-    database: Database, thread_id: UUID
-) -> None:
+def test_a_run_that_comes_meanwhile_waits_and_is_next(database: Database, thread_id: UUID) -> None:
     """It is ready when the slot is given back; the thread stays busy."""
     slot = take_slot(database, thread_id, "one")
     assert not admit(database, thread_id).is_ready

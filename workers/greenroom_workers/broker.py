@@ -21,7 +21,7 @@ BACK_OFF_MS = 200
 LONGEST_BACK_OFF_MS = 5_000
 
 
-class WaitingConsumer(_RedisConsumer):  # type: ignore[misc] (dramatiq has no types)
+class WaitingConsumer(_RedisConsumer):
     """Fetches like the stock consumer; when there is nothing, waits until there is."""
 
     def __init__(self, broker: "WaitingBroker", queue_name: str, prefetch: int, timeout: int):
@@ -69,7 +69,7 @@ class WaitingConsumer(_RedisConsumer):  # type: ignore[misc] (dramatiq has no ty
             self.broker.client.blmove(self.list, self.list, LOOK_SECONDS, "LEFT", "LEFT")
 
 
-class WaitingBroker(RedisBroker):  # type: ignore[misc] (dramatiq has no types)
+class WaitingBroker(RedisBroker):
     """A RedisBroker whose main queue is waited on; its delay queue stays stock."""
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> _RedisConsumer:

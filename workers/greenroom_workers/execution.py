@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
@@ -487,7 +487,7 @@ def interrupted(claim: Claim, outcome: Outcome) -> Outcome:
 
 async def parts_of(
     graph: Pregel[Any, Any, Any, Any], claim: Claim, encoder: Encoder
-) -> AsyncIterator[tuple[tuple[str, ...], str, Any]]:
+) -> AsyncGenerator[tuple[tuple[str, ...], str, Any]]:
     """Yield (namespace, mode, data) of everything that the graph streams."""
     kwargs = claim.kwargs
     options: dict[str, Any] = {

@@ -61,9 +61,7 @@ ENSURE_SYSTEM_ASSISTANT = text(
 )
 
 
-def ensure_system_assistant(
-    connection: Connection, graph_id: str, description: str | None
-) -> None:
+def ensure_system_assistant(connection: Connection, graph_id: str, description: str | None) -> None:
     """Make a graph's own assistant unless it is there, whoever else does the same right now."""
     connection.execute(
         ENSURE_SYSTEM_ASSISTANT,
@@ -107,9 +105,7 @@ def find_for_run(connection: Connection, key: str | UUID) -> AnyRow | None:
     return connection.execute(query.where(assistant.c.assistant_id == _read_key(key))).one_or_none()
 
 
-def add_version(
-    connection: Connection, assistant_id: UUID, changes: Mapping[str, Any]
-) -> AnyRow:
+def add_version(connection: Connection, assistant_id: UUID, changes: Mapping[str, Any]) -> AnyRow:
     """Write the next version. Wants the assistant's lock, under which the number is free."""
     newest = select(func.max(assistant_version.c.version)).where(
         assistant_version.c.assistant_id == assistant_id
@@ -118,9 +114,7 @@ def add_version(
         update(assistant)
         .where(assistant.c.assistant_id == assistant_id)
         # Not now(): this transaction may have begun before the one that it had to wait for.
-        .values(
-            version=newest.scalar_subquery() + 1, updated_at=func.clock_timestamp(), **changes
-        )
+        .values(version=newest.scalar_subquery() + 1, updated_at=func.clock_timestamp(), **changes)
     )
     return connection.execute(_with_version(changed.returning(*COLUMNS))).one()
 

@@ -1,5 +1,6 @@
 """The rules of assistants: versions, defaults, and what a filter means."""
 
+import re
 from collections.abc import Collection
 from typing import Any
 from uuid import UUID, uuid4
@@ -24,6 +25,7 @@ from greenroom.threads import queries as thread_queries
 
 Json = dict[str, Any]
 MAX_VERSION = 2**31 - 1
+XRAY_DEPTH = re.compile(r"[1-9][0-9]{0,8}")
 ALL_FIELDS = tuple(column.name for column in queries.COLUMNS)
 
 
@@ -91,9 +93,7 @@ def patch(
         stored = queries.lock_assistant(connection, assistant_id)
         if stored is None:
             raise _missing(assistant_id)
-        config, context = mirror_change(
-            stored.config, stored.context, body.config, body.context
-        )
+        config, context = mirror_change(stored.config, stored.context, body.config, body.context)
         changes = body.model_dump(include={"graph_id", "name", "description"}, exclude_none=True)
         changes |= {
             "config": config,
@@ -209,13 +209,11 @@ def read_xray(text: str) -> bool | int:
     Raises:
         InvalidRequest: anything else.
     """
-    match text.lower():
-        case "true":
-            return True
-        case "false":
-            return False
-        case digits if digits.isascii() and digits.isdecimal() and len(digits) < 10 and int(digits):
-            return int(digits)
+    flag = {"true": True, "false": False}.get(text.lower())
+    if flag is not None:
+        return flag
+    if XRAY_DEPTH.fullmatch(text):
+        return int(text)
     raise InvalidRequest("Invalid xray value: must be true, false or a number from 1")
 
 

@@ -67,9 +67,7 @@ def patch_assistant(assistant_id: UUID, body: AssistantPatch) -> Object:
 @endpoint(query=DeleteQuery, status=204)
 def delete_assistant(assistant_id: UUID, query: DeleteQuery) -> None:
     """Delete an assistant and, on request, its threads."""
-    running = service.delete(
-        services().database, assistant_id, with_threads=query.delete_threads
-    )
+    running = service.delete(services().database, assistant_id, with_threads=query.delete_threads)
     services().signals.cancel(running, "delete")
 
 

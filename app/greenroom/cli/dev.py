@@ -41,14 +41,14 @@ LOOK_SECONDS = 0.1
 )
 @click.option("--n-jobs-per-worker", type=click.IntRange(min=1), help="Runs executed at once.")
 @click.option("--no-browser", is_flag=True, help="Accepted and ignored: no browser is opened.")
-def command(
+def command(  # noqa: PLR0917 (click passes them by name)
     config_file: Path | None,
     host: str | None,
     port: int | None,
-    reload: bool,
+    reload: bool,  # noqa: FBT001 (an option)
     data_dir: Path,
     n_jobs_per_worker: int | None,
-    no_browser: bool,  # noqa: ARG001
+    no_browser: bool,  # noqa: ARG001, FBT001 (an option that changes nothing)
 ) -> None:
     """Run everything, for development."""
     options = {"HOST": host, "PORT": port, "N_JOBS_PER_WORKER": n_jobs_per_worker}
@@ -136,7 +136,7 @@ def watch_project(config: Config, environment: dict[str, str], supervisor: Super
             try:
                 load_config(None, environment)
             except ConfigError as error:
-                log.error("not reloaded", reason=str(error))
+                log.warning("not reloaded", reason=str(error))
                 return
             names.append("web")
         log.info("reloading", changed=sorted(path.name for path in paths))

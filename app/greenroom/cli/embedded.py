@@ -211,6 +211,7 @@ class EmbeddedPostgres(Engine):
 
     @property
     def uri(self) -> str:
+        """The address, with the password; good for libpq and SQLAlchemy."""
         return self._uri(POSTGRES_USER)
 
     def _uri(self, database: str) -> str:
@@ -218,10 +219,12 @@ class EmbeddedPostgres(Engine):
 
     @property
     def data(self) -> Path:
+        """The data directory."""
         return self.home / "postgres"
 
     @property
     def programs(self) -> Path:
+        """The directory of initdb and postgres."""
         return self.binaries / "pginstall/bin"
 
     def __enter__(self) -> Self:
@@ -234,6 +237,7 @@ class EmbeddedPostgres(Engine):
         return self
 
     def prepare(self) -> None:
+        """Make the data directory, or check that it is one we can serve."""
         if not (self.data / "PG_VERSION").exists():
             self._initialise()
             return
@@ -311,6 +315,7 @@ class EmbeddedPostgres(Engine):
         )
 
     def launch(self, port: int) -> subprocess.Popen[bytes]:
+        """Start a postmaster."""
         settings = {**POSTGRES_SETTINGS, "port": str(port)}
         if (self.binaries / "pginstall/lib/pg_stat_statements.so").exists():
             settings["shared_preload_libraries"] = "pg_stat_statements"
@@ -321,6 +326,7 @@ class EmbeddedPostgres(Engine):
             return self._spawn(argv, self.stop_signals[0][0], output)
 
     def answers(self) -> bool:
+        """Connect once."""
         try:
             psycopg.connect(self._uri("postgres"), connect_timeout=5).close()
         except psycopg.OperationalError:
@@ -362,12 +368,14 @@ class EmbeddedRedis(Engine):
 
     @property
     def uri(self) -> str:
+        """The address, with the password; good for redis-py."""
         return f"redis://:{self.password}@{LOOPBACK}:{self.port}/0"
 
     def prepare(self) -> None:
         """Nothing to do: it keeps no files."""
 
     def launch(self, port: int) -> subprocess.Popen[bytes]:
+        """Start a Valkey."""
         (binary,) = self.binaries.glob("_binaries/*/valkey-server")
         settings = f"bind {LOOPBACK}\nport {port}\nrequirepass {self.password}\n"
         settings += 'save ""\nappendonly no\n'
@@ -388,6 +396,7 @@ class EmbeddedRedis(Engine):
         return process
 
     def answers(self) -> bool:
+        """Ping once."""
         client = redis.Redis.from_url(self.uri, socket_timeout=5, retry=Retry(NoBackoff(), 0))
         try:
             return bool(client.ping())

@@ -9,6 +9,7 @@ class GunicornLogger(Logger):
     """Hands the error log to the root logger, which `configure_logs` has set up."""
 
     def setup(self, cfg: Any) -> None:
+        """Undo gunicorn's own handler."""
         super().setup(cfg)
         self.error_log.handlers.clear()
         self.error_log.propagate = True

@@ -2,7 +2,7 @@
 
 import signal
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 import gevent
 from gunicorn.workers.ggevent import GeventWorker
@@ -15,15 +15,15 @@ class IdleTimeout(gevent.Timeout):
     """The wait for a connection's next request: ends quietly, and at once when the worker stops."""
 
     def __init__(self, seconds: float, waiting: dict[Any, "IdleTimeout"]) -> None:
-        super().__init__(seconds, False)  # type: ignore[arg-type]
+        super().__init__(seconds, exception=False)  # type: ignore[arg-type]
         self.waiting = waiting
 
-    def __enter__(self) -> "IdleTimeout":
+    def __enter__(self) -> Self:
         self.waiting[gevent.getcurrent()] = self
         super().__enter__()
         return self
 
-    def __exit__(self, *error: Any) -> Any:
+    def __exit__(self, *error: Any) -> Any:  # noqa: PYI036 (as the base takes them)
         self.waiting.pop(gevent.getcurrent(), None)
         return super().__exit__(*error)
 
@@ -35,11 +35,13 @@ class StreamingWorker(GeventWorker):
     """
 
     def init_process(self) -> None:
+        """Become a worker, just after the fork."""
         self.waiting: dict[Any, IdleTimeout] = {}
         die_with_parent(signal.SIGTERM, self.ppid)
         super().init_process()
 
     def patch(self) -> None:
+        """Make blocking calls cooperative, psycopg2's among them; the application comes later."""
         super().patch()
         # Not above: whatever this imports must find the patched modules.
         from greenroom.database.engine import install_wait_callback  # noqa: PLC0415
@@ -47,13 +49,16 @@ class StreamingWorker(GeventWorker):
         install_wait_callback()
 
     def timeout_ctx(self) -> IdleTimeout:  # type: ignore[override]
+        """Limit the wait for a connection's next request."""
         return IdleTimeout(self.cfg.keepalive if self.alive else 0, self.waiting)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM: let requests end within `graceful_timeout`."""
         super().handle_exit(sig, frame)
         gevent.spawn(self.end_connections)
 
     def handle_quit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGQUIT and SIGINT: end at once."""
         gevent.spawn(self.end_connections)
         super().handle_quit(sig, frame)
 

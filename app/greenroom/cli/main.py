@@ -15,9 +15,11 @@ class LazyGroup(click.Group):
     """Imports a subcommand when it is asked for: `greenroom --version` must not load SQLAlchemy."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands in the order of the help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of one command; None when there is none of that name."""
         if cmd_name not in COMMANDS:
             return None
         command: click.Command = import_module(f"greenroom.cli.{cmd_name}").command

@@ -59,7 +59,7 @@ def spawn(
     """
     if threading.current_thread() is not threading.main_thread():
         raise RuntimeError("children are started from the main thread")
-    return subprocess.Popen(
+    return subprocess.Popen(  # noqa: S603 (fixed programs, no shell)
         argv,
         env=environment,
         cwd=directory,
@@ -71,7 +71,9 @@ def spawn(
         group=account.gid if account else None,
         extra_groups=[] if account else None,
         # Runs after the change of user, which would clear the death signal.
-        preexec_fn=partial(die_with_parent, death_signal, os.getpid()),
+        preexec_fn=partial(  # noqa: PLW1509 (two system calls, no lock)
+            die_with_parent, death_signal, os.getpid()
+        ),
     )
 
 

@@ -75,8 +75,8 @@ class Supervisor:
         self._stop_asked_at: float | None = None
         self._requests: SimpleQueue[str] = SimpleQueue()
         self._wakeup, self._wakeup_in = socket.socketpair()
-        self._wakeup.setblocking(False)
-        self._wakeup_in.setblocking(False)
+        self._wakeup.settimeout(0)
+        self._wakeup_in.settimeout(0)
 
     def restart(self, name: str) -> None:
         """Stop a child gracefully and start it again; start it at once if it is down."""
@@ -161,7 +161,7 @@ class Supervisor:
                 command.argv, death_signal=command.death_signal, environment=command.environment
             )
         except OSError as error:
-            log.error("cannot start", child=command.name, error=str(error))
+            log.warning("cannot start", child=command.name, error=str(error))
             self._start_later(child)
 
     def _reap(self) -> None:

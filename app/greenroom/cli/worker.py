@@ -35,7 +35,7 @@ def command(config_file: Path | None, processes: int) -> None:
     environment = child_environment(config_file)
     if processes == 1:
         # In our place: a platform's signals reach the worker itself, and a death signal stays set.
-        os.execve(sys.executable, ARGV, environment)
+        os.execve(sys.executable, ARGV, environment)  # noqa: S606
     commands = [
         Command(f"worker-{number}", ARGV, environment) for number in range(1, processes + 1)
     ]

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, get_origin
+from typing import Any, get_origin
 
 from flask import Response, request
 from pydantic import BaseModel, TypeAdapter, ValidationError
@@ -12,7 +12,7 @@ from greenroom import wire
 from greenroom.contract.fields import parse_uuid
 from greenroom.errors import InvalidRequest
 
-F = TypeVar("F", bound=Callable[..., Any])
+View = Callable[..., Any]
 
 PATH_IDS = {"assistant_id": "assistant", "thread_id": "thread", "run_id": "run", "cron_id": "cron"}
 
@@ -42,7 +42,7 @@ def endpoint(
     query: type[BaseModel] | None = None,
     returns: Any = None,
     status: int = 200,
-) -> Callable[[F], F]:
+) -> Callable[[View], Callable[..., Response]]:
     """Frame a view: path ids become UUIDs, `body` and `query` validated keyword arguments.
 
     The view returns a value to dump as JSON, a Reply, or a Flask Response (a stream).
@@ -57,7 +57,7 @@ def endpoint(
     """
     adapter = TypeAdapter(body) if body is not None else None
 
-    def decorate(view: F) -> F:
+    def decorate(view: View) -> Callable[..., Response]:
         @functools.wraps(view)
         def framed(**path: Any) -> Response:
             arguments = {name: _path_value(name, value) for name, value in path.items()}
@@ -71,7 +71,7 @@ def endpoint(
             return dump(answer if isinstance(answer, Reply) else Reply(answer, status))
 
         framed.contract = Contract(body, query, returns, status)  # type: ignore[attr-defined]
-        return framed  # type: ignore[return-value]
+        return framed
 
     return decorate
 

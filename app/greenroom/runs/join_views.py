@@ -6,7 +6,6 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response, request
-from sqlalchemy import Row
 
 from greenroom.contract.endpoint import endpoint
 from greenroom.contract.services import Services, services
@@ -40,28 +39,7 @@ THREAD_MODES = frozenset({"run_modes", "lifecycle", "state_update"})
 @endpoint(query=JoinQuery, returns=Any)
 def join_run(thread_id: UUID, run_id: UUID, query: JoinQuery) -> Response:
     """Answer with the thread's values once the run has ended."""
-    app = services()
-    path = f"/threads/{thread_id}/runs/{run_id}"
-    headers = {**JSON_HEADERS, "content-location": path, "location": f"{path}/join"}
-    with ExitStack() as stack:
-        subscription = stack.enter_context(app.relay.subscribe(thread_id, run_id))
-        row = _find(app, thread_id, run_id)
-        if row is None or row.status in TERMINAL:
-            return Response(service.answer(app.database, thread_id, run_id), headers=headers)
-        subscription.is_watched = True
-        return streamed(
-            wait_for_end(
-                subscription,
-                app.config.heartbeat_seconds,
-                lambda: service.answer(app.database, thread_id, run_id),
-            ),
-            subscription,
-            stack.pop_all().close,
-            headers=headers,
-            on_disconnect=disconnect_action(
-                app, thread_id, run_id, wanted=query.cancel_on_disconnect
-            ),
-        )
+    return _join(thread_id, run_id, query)
 
 
 @joins.get("/threads/<thread_id>/runs/<run_id>/stream")
@@ -85,7 +63,7 @@ def join_stateless_run(run_id: UUID, query: JoinQuery) -> Response:
     with services().database.statement() as connection:
         row = queries.find_run_anywhere(connection, run_id)
     # Any thread will do for a run that has gone: its result is found by its own id.
-    return join_run(thread_id=str(row.thread_id if row else run_id), run_id=str(run_id))
+    return _join(row.thread_id if row else run_id, run_id, query)
 
 
 @joins.get("/runs/<run_id>/stream")
@@ -131,6 +109,31 @@ def join_thread_stream(thread_id: UUID) -> Response:
         )
 
 
+def _join(thread_id: UUID, run_id: UUID, query: JoinQuery) -> Response:
+    app = services()
+    path = f"/threads/{thread_id}/runs/{run_id}"
+    headers = {**JSON_HEADERS, "content-location": path, "location": f"{path}/join"}
+    with ExitStack() as stack:
+        subscription = stack.enter_context(app.relay.subscribe(thread_id, run_id))
+        row = _find(app, thread_id, run_id)
+        if row is None or row.status in TERMINAL:
+            return Response(service.answer(app.database, thread_id, run_id), headers=headers)
+        subscription.is_watched = True
+        return streamed(
+            wait_for_end(
+                subscription,
+                app.config.heartbeat_seconds,
+                lambda: service.answer(app.database, thread_id, run_id),
+            ),
+            subscription,
+            stack.pop_all().close,
+            headers=headers,
+            on_disconnect=disconnect_action(
+                app, thread_id, run_id, wanted=query.cancel_on_disconnect
+            ),
+        )
+
+
 def _join_stream(thread_id: UUID, run_id: UUID, query: JoinQuery, path: str) -> Response:
     app = services()
     with ExitStack() as stack:
@@ -149,7 +152,7 @@ def _join_stream(thread_id: UUID, run_id: UUID, query: JoinQuery, path: str) -> 
 
 
 def _events_of(
-    app: Services, subscription: Any, row: Row[Any] | None, query: JoinQuery
+    app: Services, subscription: Any, row: queries.AnyRow | None, query: JoinQuery
 ) -> Iterator[bytes]:
     """The stream that a joiner gets: the table of streaming-v1.md, section 6."""
     if row is None:
@@ -180,12 +183,12 @@ def _events_of(
     )
 
 
-def _find(app: Services, thread_id: UUID, run_id: UUID) -> Row[Any] | None:
+def _find(app: Services, thread_id: UUID, run_id: UUID) -> queries.AnyRow | None:
     with app.database.statement() as connection:
         return queries.find_run(connection, thread_id, run_id)
 
 
-def _get_anywhere(run_id: UUID) -> Row[Any]:
+def _get_anywhere(run_id: UUID) -> queries.AnyRow:
     with services().database.statement() as connection:
         row = queries.find_run_anywhere(connection, run_id)
     if row is None:

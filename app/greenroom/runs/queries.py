@@ -9,6 +9,8 @@ from sqlalchemy.dialects.postgresql import insert
 
 from greenroom.database.tables import run, run_result, thread, thread_state
 
+AnyRow = Row[*tuple[Any, ...]]
+
 COLUMNS = (
     run.c.run_id,
     run.c.thread_id,
@@ -51,7 +53,7 @@ DELETE_CHECKPOINTS = text(
 )
 
 
-def find_run(connection: Connection, thread_id: UUID, run_id: UUID) -> Row[Any] | None:
+def find_run(connection: Connection, thread_id: UUID, run_id: UUID) -> AnyRow | None:
     """A run of this thread with its start, for streams and joins; None when there is none."""
     query = select(*COLUMNS, run.c.error, run.c.started_at, run.c.finished_at)
     return connection.execute(
@@ -59,7 +61,7 @@ def find_run(connection: Connection, thread_id: UUID, run_id: UUID) -> Row[Any] 
     ).one_or_none()
 
 
-def find_run_anywhere(connection: Connection, run_id: UUID) -> Row[Any] | None:
+def find_run_anywhere(connection: Connection, run_id: UUID) -> AnyRow | None:
     """A run by its id alone, for the paths of stateless runs."""
     query = select(*COLUMNS, run.c.error, run.c.started_at, run.c.finished_at)
     return connection.execute(query.where(run.c.run_id == run_id)).one_or_none()
@@ -73,7 +75,7 @@ def thread_exists(connection: Connection, thread_id: UUID) -> bool:
 
 def list_runs(
     connection: Connection, thread_id: UUID, *, status: str | None, limit: int, offset: int
-) -> Sequence[Row[Any]]:
+) -> Sequence[AnyRow]:
     """A page of a thread's runs, newest first."""
     query = select(*COLUMNS).where(run.c.thread_id == thread_id)
     if status is not None:
@@ -82,7 +84,7 @@ def list_runs(
     return connection.execute(query).all()
 
 
-def list_active(connection: Connection, statuses: Sequence[str]) -> Sequence[Row[Any]]:
+def list_active(connection: Connection, statuses: Sequence[str]) -> Sequence[AnyRow]:
     """Every run of the server in these statuses: run_id, thread_id."""
     query = select(run.c.run_id, run.c.thread_id).where(run.c.status.in_(statuses))
     return connection.execute(query).all()
@@ -98,7 +100,7 @@ def create_thread(
     connection.execute(statement.on_conflict_do_nothing())
 
 
-def find_answer(connection: Connection, thread_id: UUID, run_id: UUID) -> Row[Any] | None:
+def find_answer(connection: Connection, thread_id: UUID, run_id: UUID) -> AnyRow | None:
     """How a run ended and what its thread shows: status, error, values, output; None: no run.
 
     Values and output stay bytes of JSON: nobody reads them between the worker and the client.
@@ -116,7 +118,7 @@ def find_answer(connection: Connection, thread_id: UUID, run_id: UUID) -> Row[An
     return connection.execute(query).one_or_none()
 
 
-def find_result(connection: Connection, run_id: UUID) -> Row[Any] | None:
+def find_result(connection: Connection, run_id: UUID) -> AnyRow | None:
     """What a stateless run left: status, error, values (always None), output."""
     query = select(
         run_result.c.status,

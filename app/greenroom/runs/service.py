@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID, uuid4
 
-from sqlalchemy import Connection, Row
+from sqlalchemy import Connection
 
 from greenroom import wire
 from greenroom.assistants import queries as assistant_queries
@@ -49,7 +49,7 @@ class Prepared:
     @property
     def is_stateless(self) -> bool:
         """No thread was named."""
-        return self.kwargs["temporary"]
+        return bool(self.kwargs["temporary"])
 
 
 def prepare(
@@ -350,7 +350,7 @@ def list_runs(
     return [{name: run[name] for name in fields} for run in shown] if fields else shown
 
 
-def show(row: Row[Any]) -> dict[str, Any]:
+def show(row: queries.AnyRow) -> dict[str, Any]:
     """A run on the wire."""
     return {
         "run_id": row.run_id,

@@ -34,7 +34,7 @@ class _Body:
     def __init__(
         self,
         chunks: Iterator[bytes],
-        watcher: gevent.Greenlet,
+        watcher: "gevent.Greenlet[..., None]",
         release: Callable[[], None],
         subscription: Subscription,
         on_disconnect: Callable[[], None] | None,

@@ -1,4 +1,4 @@
-"""What must happen in a web process when it is told to stop, so that open streams end themselves."""
+"""What a web process does when it is told to stop, so that open streams end themselves."""
 
 from collections.abc import Callable
 

@@ -1,7 +1,6 @@
 """Reduce a thread to its newest checkpoints: strategy keep_latest of prune and of ttl."""
 
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -47,34 +46,24 @@ FIND_HEADS = text(
 )
 # In this order: each looks at the checkpoints that the first has left.
 DELETE_THE_REST = text(
-    ";".join(
-        [
     """
     DELETE FROM checkpoints WHERE thread_id = :thread_id AND NOT EXISTS (
         SELECT FROM unnest(CAST(:namespaces AS text[]), CAST(:ids AS text[])) AS kept (ns, id)
-         WHERE kept.ns = checkpoint_ns AND kept.id = checkpoint_id)
-    """,
-    """
+         WHERE kept.ns = checkpoint_ns AND kept.id = checkpoint_id);
     DELETE FROM checkpoint_writes AS writes WHERE thread_id = :thread_id AND NOT EXISTS (
         SELECT FROM checkpoints AS kept WHERE kept.thread_id = :thread_id
            AND kept.checkpoint_ns = writes.checkpoint_ns
-           AND kept.checkpoint_id = writes.checkpoint_id)
-    """,
-    """
+           AND kept.checkpoint_id = writes.checkpoint_id);
     DELETE FROM checkpoint_blobs AS blobs WHERE thread_id = :thread_id AND NOT EXISTS (
         SELECT FROM checkpoints AS kept WHERE kept.thread_id = :thread_id
            AND kept.checkpoint_ns = blobs.checkpoint_ns
-           AND kept.checkpoint -> 'channel_versions' ->> blobs.channel = blobs.version)
-    """,
-    """
+           AND kept.checkpoint -> 'channel_versions' ->> blobs.channel = blobs.version);
     UPDATE checkpoints AS kept SET parent_checkpoint_id = NULL
      WHERE thread_id = :thread_id AND parent_checkpoint_id IS NOT NULL AND NOT EXISTS (
         SELECT FROM checkpoints AS parent WHERE parent.thread_id = :thread_id
            AND parent.checkpoint_ns = kept.checkpoint_ns
            AND parent.checkpoint_id = kept.parent_checkpoint_id)
-    """,
-        ]
-    )
+    """
 )
 
 

@@ -10,6 +10,7 @@ from sqlalchemy import (
     LargeBinary,
     Select,
     Text,
+    Uuid,
     case,
     cast,
     func,
@@ -19,7 +20,7 @@ from sqlalchemy import (
     type_coerce,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, UUID as PgUuid, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
 from greenroom.contract.fields import UUID_FORM
 from greenroom.database.pages import AnyRow, Page, read_page
@@ -58,11 +59,11 @@ LOCK_THREADS = text(
 DELETE_THREADS = text(
     "DELETE FROM thread WHERE thread_id = ANY (CAST(:thread_ids AS uuid[])) RETURNING thread_id"
 )
-# After the rows of `thread` and `run` are gone: a worker that still writes holds its run's row until
-# it has committed, so that what it wrote is visible here.
+# After the rows of `thread` and `run` are gone: a worker that still writes holds its run's row
+# until it has committed, so that what it wrote is visible here.
 DELETE_CHECKPOINTS = text(
     ";".join(
-        f"DELETE FROM {table} WHERE thread_id = ANY (CAST(:thread_ids AS text[]))"  # noqa: S608
+        f"DELETE FROM {table} WHERE thread_id = ANY (CAST(:thread_ids AS text[]))"
         for table in CHECKPOINT_TABLES
     )
 )
@@ -251,7 +252,11 @@ def search_threads(
         query = _narrow(fields)
     column = thread.c[sort_by]
     # As the index has it, so that ties cost nothing.
-    order = [column.desc(), thread.c.thread_id] if is_descending else [column, thread.c.thread_id.desc()]
+    order = (
+        [column.desc(), thread.c.thread_id]
+        if is_descending
+        else [column, thread.c.thread_id.desc()]
+    )
     return read_page(connection, query.where(*conditions), order, limit, offset)
 
 
@@ -277,7 +282,7 @@ def conditions(
     if ids:
         # One parameter, whatever their number: one prepared statement, no limit on parameters.
         given = cast([str(each) for each in ids], ARRAY(Text))
-        found.append(thread.c.thread_id == func.any(cast(given, ARRAY(PgUuid))))
+        found.append(thread.c.thread_id == func.any(cast(given, ARRAY(Uuid))))
     if metadata:
         found.append(thread.c.metadata.contains(metadata))
     if values:
@@ -298,7 +303,7 @@ def find_address(connection: Connection, thread_id: UUID) -> AnyRow | None:
     named = thread.c.metadata["assistant_id"].astext
     # Metadata are the client's to write: anything may stand there.
     is_id = named.op("~")(f"^{UUID_FORM.pattern}$")
-    ran_last = (assistant.c.assistant_id == case((is_id, cast(named, PgUuid)))) & (
+    ran_last = (assistant.c.assistant_id == case((is_id, cast(named, Uuid)))) & (
         assistant.c.graph_id == graph_id
     )
     query = (

@@ -1,10 +1,9 @@
-"""A state update takes its thread's slot, as a run does, so that neither works on what the other
-is changing.
+"""A state update takes its thread's slot, as a run does: neither works on what the other changes.
 
 The update itself happens in the graphs process, and no database session may be held meanwhile. So
 the update leaves a row in `run` that is `running` under a lease: runs that come are queued behind
-it, or refused with the strategy `reject`, and giving the slot back promotes the next. Should the web
-process die with the slot, the lease runs out and the row, which was born with the wish to be
+it, or refused with the strategy `reject`, and giving the slot back promotes the next. Should the
+web process die with the slot, the lease runs out and the row, which was born with the wish to be
 rolled back, is removed by the next worker like any other rolled back run.
 """
 

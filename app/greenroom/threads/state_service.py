@@ -166,9 +166,7 @@ def _write_supersteps(
         database,
         signals,
         address,
-        lambda graph_id: graphs.apply_supersteps(
-            graph_id, thread_id, steps, config=address.config
-        ),
+        lambda graph_id: graphs.apply_supersteps(graph_id, thread_id, steps, config=address.config),
     )
 
 

@@ -1,0 +1,138 @@
+"""How long an idle server takes to begin a run: one request at a time, with pauses between them.
+
+Needs a running server and httpx. See README.md beside this file.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+GREETING = {"messages": [{"role": "user", "content": "Hello"}]}
+TIMEOUT_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What one run took, in seconds since its request was sent."""
+
+    accepted: float
+    """The first event arrived: a worker has the run."""
+    produced: float
+    """The first event of a node arrived."""
+    entered: float | None
+    """A node began, by its own clock; None for a graph that does not tell `started_at`."""
+
+
+def main() -> None:
+    """Measure, and print one table."""
+    options = parse_options()
+    with httpx.Client(base_url=options.url, timeout=TIMEOUT_SECONDS) as client:
+        for _ in range(options.warm_up):
+            measure(client, options)
+        samples = []
+        for _ in range(options.count):
+            time.sleep(options.pause)
+            samples.append(measure(client, options))
+    print(f"{len(samples)} runs of {options.graph!r} on {options.url}, {options.pause:g} s apart\n")
+    print(table(samples))
+
+
+def parse_options() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--url", default="http://127.0.0.1:2024")
+    parser.add_argument("--graph", default="agent", help="assistant or graph id (agent)")
+    parser.add_argument(
+        "--input", type=json.loads, default=GREETING, help="JSON of the run's input"
+    )
+    parser.add_argument("--stream-mode", default="messages-tuple", help="(messages-tuple)")
+    parser.add_argument(
+        "--threads", action="store_true", help="each run on a thread made before it"
+    )
+    parser.add_argument("--count", type=int, default=30, help="runs that are measured (30)")
+    parser.add_argument("--pause", type=float, default=0.5, help="idle seconds before each (0.5)")
+    parser.add_argument("--warm-up", type=int, default=3, help="runs before the measured ones (3)")
+    options = parser.parse_args()
+    if options.count < 1:
+        parser.error("--count must be 1 or more")
+    return options
+
+
+def measure(client: httpx.Client, options: argparse.Namespace) -> Sample:
+    """Stream one run to its end.
+
+    Raises:
+        SystemExit: the server refused the run, or it failed, or no node of it wrote an event.
+    """
+    path = "/runs/stream"
+    if options.threads:
+        made = client.post("/threads", json={})
+        made.raise_for_status()
+        path = f"/threads/{made.json()['thread_id']}/runs/stream"
+    body = {
+        "assistant_id": options.graph,
+        "input": options.input,
+        "stream_mode": options.stream_mode,
+    }
+    accepted = produced = entered = None
+    sent_at, sent = time.time(), time.perf_counter()
+    with client.stream("POST", path, json=body) as response:
+        if response.status_code != httpx.codes.OK:
+            raise SystemExit(f"{response.status_code}: {response.read().decode()}")
+        for name, data in events(response):
+            now = time.perf_counter() - sent
+            if name == "error":
+                raise SystemExit(f"the run failed: {data}")
+            if name == "metadata":
+                accepted = accepted or now
+            elif produced is None:
+                produced = now
+                # Two clocks of one machine: meaningless against a server on another.
+                if isinstance(data, dict) and "started_at" in data:
+                    entered = data["started_at"] - sent_at
+    if accepted is None or produced is None:
+        raise SystemExit(f"no event of a node came with stream_mode {options.stream_mode!r}")
+    return Sample(accepted, produced, entered)
+
+
+def events(response: httpx.Response) -> Iterator[tuple[str, Any]]:
+    """Yield the name and data of each server-sent event; heartbeats are left out."""
+    name = ""
+    for line in response.iter_lines():
+        if line.startswith("event:"):
+            name = line.removeprefix("event:").strip()
+        elif line.startswith("data:"):
+            yield name, json.loads(line.removeprefix("data:"))
+
+
+def table(samples: list[Sample]) -> str:
+    """Write the quantiles, in milliseconds."""
+    rows = [
+        ("request sent -> metadata event", [sample.accepted for sample in samples]),
+        ("request sent -> first event of a node", [sample.produced for sample in samples]),
+    ]
+    entered = [sample.entered for sample in samples if sample.entered is not None]
+    if entered:
+        rows.insert(1, ("request sent -> node began (its own clock)", entered))
+    width = max(len(label) for label, _ in rows)
+    lines = [f"{'ms':<{width}} {'median':>8} {'p90':>8} {'p99':>8}"]
+    for label, seconds in rows:
+        figures = (statistics.median(seconds), *(quantile(seconds, q) for q in (0.9, 0.99)))
+        lines.append(f"{label:<{width}} " + " ".join(f"{1000 * each:8.1f}" for each in figures))
+    return "\n".join(lines)
+
+
+def quantile(values: list[float], share: float) -> float:
+    """Find the value that `share` of all do not exceed: one that was measured, no mean of two."""
+    return sorted(values)[math.ceil(share * len(values)) - 1]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""A deployment of real processes for tests: engines, web, workers, started and killed one by one."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+import httpx
+from sqlalchemy import text
+
+from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis
+from greenroom.config import Config, Project
+from greenroom.database.engine import Database
+from greenroom.database.migrate import migrate
+
+T = TypeVar("T")
+PROJECT = Path(__file__).parent / "project" / "langgraph.json"
+QUICK = {
+    "GREENROOM_LEASE_SECONDS": "2",
+    "GREENROOM_SWEEP_SECONDS": "0.3",
+    "GREENROOM_WATCHDOG_SECONDS": "0.5",
+    "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS": "0",
+    "LOG_LEVEL": "INFO",
+}
+"""Faults are healed within the lease: a short one makes quick tests."""
+
+
+def until(check: Callable[[], T], seconds: float = 30, every: float = 0.05) -> T:
+    """Ask again and again until the answer is true; for what no event tells."""
+    give_up = time.monotonic() + seconds
+    while True:
+        found = check()
+        if found:
+            return found
+        if time.monotonic() > give_up:
+            raise AssertionError(f"not within {seconds} s; the last answer was {found!r}")
+        time.sleep(every)
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class Deployment:
+    """Postgres, Redis, one or more web processes and workers on a project."""
+
+    def __init__(self, directory: Path, project: Path = PROJECT, **settings: str) -> None:
+        self.directory = directory
+        self.project = project
+        self.settings = settings
+        self.postgres = EmbeddedPostgres(directory / "engines")
+        self.redis = EmbeddedRedis(directory / "engines")
+        self.webs: dict[str, subprocess.Popen[bytes]] = {}
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self.log = directory / "processes.log"
+
+    def __enter__(self) -> Self:
+        directory = self.directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self.postgres.__enter__()
+        self.redis.__enter__()
+        config = Config(
+            database_uri=self.postgres.uri,
+            redis_uri=self.redis.uri,
+            project=Project(directory=Path(), graphs={}),
+        )
+        migrate(config)
+        self.database = Database(config, pool_size=8, application_name="tests")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.database.close()
+        for process in [*self.workers, *self.webs.values()]:
+            if process.poll() is None:
+                process.send_signal(signal.SIGCONT)
+                process.terminate()
+        for process in [*self.workers, *self.webs.values()]:
+            try:
+                process.wait(timeout=20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        self.redis.__exit__(None, None, None)
+        self.postgres.__exit__(None, None, None)
+
+    @property
+    def url(self) -> str:
+        """The address of the first web process."""
+        return next(iter(self.webs))
+
+    def client(self, url: str | None = None) -> httpx.Client:
+        """A raw HTTP client."""
+        return httpx.Client(base_url=url or self.url, timeout=60)
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """What every process is told."""
+        return {
+            **os.environ,
+            **QUICK,
+            "DATABASE_URI": self.postgres.uri,
+            "REDIS_URI": self.redis.uri,
+            "GREENROOM_CONFIG": str(self.project),
+            **self.settings,
+            **more,
+        }
+
+    def start_web(self) -> str:
+        """Start a web process with its graphs process; its URL once it answers."""
+        port = free_port()
+        url = f"http://127.0.0.1:{port}"
+        process = self._spawn("greenroom.cli.main", "web", PORT=str(port))
+        self.webs[url] = process
+
+        def answers() -> bool:
+            assert process.poll() is None, self.log.read_text()[-4000:]
+            try:
+                return httpx.get(f"{url}/ok", timeout=5).status_code == 200
+            except httpx.HTTPError:
+                return False
+
+        until(answers, 60)
+        return url
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        """Start a worker; returns once it is ready to claim."""
+        ready = self.count_log("worker ready")
+        process = self._spawn("greenroom_workers.process")
+        self.workers.append(process)
+
+        def is_ready() -> bool:
+            assert process.poll() is None, self.log.read_text()[-4000:]
+            return self.count_log("worker ready") > ready
+
+        until(is_ready, 60)
+        return process
+
+    def count_log(self, event: str) -> int:
+        """How often the processes logged something."""
+        return self.log.read_text().count(event) if self.log.exists() else 0
+
+    def _spawn(self, module: str, *arguments: str, **settings: str) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            return subprocess.Popen(
+                [sys.executable, "-P", "-m", module, *arguments],
+                env=self.environment(**settings),
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+
+    def worker_of(self, run_id: str) -> int:
+        """The pid of the process that holds a run's lease."""
+        query = text("SELECT worker_id FROM run WHERE run_id = CAST(:run_id AS uuid)")
+
+        def held() -> str | None:
+            with self.database.statement() as connection:
+                return connection.execute(query, {"run_id": run_id}).scalar_one_or_none()
+
+        return int(until(held).split(":")[1])
+
+    def value(self, sql: str, **parameters: Any) -> Any:
+        """The one value of a query."""
+        with self.database.statement() as connection:
+            return connection.execute(text(sql), parameters).scalar()
+
+    def assert_consistent(self) -> None:
+        """What must hold after every scenario, whatever happened."""
+        until(
+            lambda: self.value(
+                "SELECT count(*) = 0 FROM run WHERE status IN ('pending', 'running')"
+            )
+        )
+        busy = "SELECT count(*) FROM thread WHERE status = 'busy'"
+        assert self.value(busy) == 0, "a thread is busy without an active run"
+        twins = (
+            "SELECT count(*) FROM (SELECT thread_id FROM checkpoints WHERE checkpoint_ns = '' "
+            "GROUP BY thread_id, parent_checkpoint_id HAVING count(*) > 1) AS fork"
+        )
+        assert self.value(twins) == 0, "a checkpoint has two children"
+        orphans = (
+            "SELECT count(*) FROM checkpoints "
+            "WHERE thread_id NOT IN (SELECT thread_id::text FROM thread)"
+        )
+        assert self.value(orphans) == 0, "a checkpoint has no thread"
+
+
+def new_thread(http: httpx.Client) -> str:
+    """Make a thread."""
+    answer = http.post("/threads", json={})
+    assert answer.status_code == 200, answer.text
+    thread_id: str = answer.json()["thread_id"]
+    return thread_id
+
+
+def start(http: httpx.Client, thread_id: str, graph: str, **body: Any) -> dict[str, Any]:
+    """Create a background run."""
+    answer = http.post(f"/threads/{thread_id}/runs", json={"assistant_id": graph, **body})
+    assert answer.status_code == 200, answer.text
+    run: dict[str, Any] = answer.json()
+    return run
+
+
+def get(http: httpx.Client, run: dict[str, Any]) -> dict[str, Any]:
+    """A run as it is now."""
+    answer = http.get(f"/threads/{run['thread_id']}/runs/{run['run_id']}")
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def join(http: httpx.Client, run: dict[str, Any]) -> Any:
+    """Wait for the end of a run: the thread's values."""
+    return http.get(f"/threads/{run['thread_id']}/runs/{run['run_id']}/join").json()
+
+
+@contextmanager
+def streaming(
+    http: httpx.Client, path: str, body: dict[str, Any]
+) -> Iterator[Iterator[tuple[str, Any, str | None]]]:
+    """Create a run and read its events: (name, data, id)."""
+    with http.stream("POST", path, json=body) as response:
+        assert response.status_code == 200, response.read()
+        yield events_of(response)
+
+
+def events_of(response: httpx.Response) -> Iterator[tuple[str, Any, str | None]]:
+    """The events of a stream as they come."""
+    name, data, event_id = "", None, None
+    for line in response.iter_lines():
+        field, _, value = line.partition(": ")
+        if field == "event":
+            name = value
+        elif field == "data":
+            data = json.loads(value)
+        elif field == "id":
+            event_id = value
+        elif not line and name:
+            yield name, data, event_id
+            name, data, event_id = "", None, None
