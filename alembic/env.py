@@ -1,6 +1,7 @@
 """Run the migrations on the connection that `greenroom migrate` hands over."""
 
 from alembic import context
+
 from greenroom.database.tables import metadata
 
 # langgraph's own tables live in the same database: never propose to drop them.

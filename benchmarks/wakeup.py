@@ -33,36 +33,44 @@ class Sample:
 def main() -> None:
     """Measure, and print one table."""
     options = parse_options()
-    with httpx.Client(base_url=options.url, timeout=TIMEOUT_SECONDS) as client:
-        for _ in range(options.warm_up):
-            measure(client, options)
-        samples = []
-        for _ in range(options.count):
-            time.sleep(options.pause)
-            samples.append(measure(client, options))
+    try:
+        samples = measure_all(options)
+    except httpx.TransportError as error:
+        raise SystemExit(f"no answer from {options.url}: {error}") from error
     print(f"{len(samples)} runs of {options.graph!r} on {options.url}, {options.pause:g} s apart\n")
     print(table(samples))
 
 
 def parse_options() -> argparse.Namespace:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--url", default="http://127.0.0.1:2024")
-    parser.add_argument("--graph", default="agent", help="assistant or graph id (agent)")
-    parser.add_argument(
-        "--input", type=json.loads, default=GREETING, help="JSON of the run's input"
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--stream-mode", default="messages-tuple", help="(messages-tuple)")
-    parser.add_argument(
-        "--threads", action="store_true", help="each run on a thread made before it"
-    )
-    parser.add_argument("--count", type=int, default=30, help="runs that are measured (30)")
-    parser.add_argument("--pause", type=float, default=0.5, help="idle seconds before each (0.5)")
-    parser.add_argument("--warm-up", type=int, default=3, help="runs before the measured ones (3)")
+    add = parser.add_argument
+    add("--url", default="http://127.0.0.1:2024", help="where the server is")
+    add("--graph", default="agent", help="assistant id or graph id")
+    add("--input", type=json.loads, default=GREETING, help="the run's input, as JSON")
+    add("--stream-mode", default="messages-tuple", help="one in which a node writes at once")
+    add("--threads", action="store_true", help="give each run a thread, made before it")
+    add("--count", type=int, default=30, help="runs that are measured")
+    add("--pause", type=float, default=0.5, help="idle seconds before each")
+    add("--warm-up", type=int, default=3, help="runs before the measured ones")
     options = parser.parse_args()
     if options.count < 1:
         parser.error("--count must be 1 or more")
     return options
+
+
+def measure_all(options: argparse.Namespace) -> list[Sample]:
+    """Warm the server up, then measure run after run."""
+    samples = []
+    with httpx.Client(base_url=options.url, timeout=TIMEOUT_SECONDS) as client:
+        for _ in range(options.warm_up):
+            measure(client, options)
+        for _ in range(options.count):
+            time.sleep(options.pause)
+            samples.append(measure(client, options))
+    return samples
 
 
 def measure(client: httpx.Client, options: argparse.Namespace) -> Sample:

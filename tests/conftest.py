@@ -16,7 +16,7 @@ from greenroom.database.migrate import migrate
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from deployment import Deployment  # noqa: E402 (found through the line above)
+from deployment import Deployment
 
 
 @pytest.fixture(scope="session")

@@ -107,7 +107,9 @@ def load_config(
         ConfigError: one line that names the setting or key, and what to do.
     """
     outer = os.environ if environment is None else environment
-    project = load_project(Path(config_file or outer.get("GREENROOM_CONFIG", DEFAULT_CONFIG_FILE)), outer)
+    project = load_project(
+        Path(config_file or outer.get("GREENROOM_CONFIG", DEFAULT_CONFIG_FILE)), outer
+    )
     values = {**project.environment, **outer}
     http = project.raw.get("http") or {}
     read = _Reader(values)

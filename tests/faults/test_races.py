@@ -22,9 +22,7 @@ def test_fifty_posts_on_one_thread_never_run_two_at_once(
     assert len(http.get(f"/threads/{thread_id}/state").json()["values"]["trail"]) == 50
 
 
-def test_a_cancel_that_races_the_end_has_one_winner(
-    server: Deployment, http: httpx.Client
-) -> None:
+def test_a_cancel_that_races_the_end_has_one_winner(server: Deployment, http: httpx.Client) -> None:
     """202 means interrupted, 404 means that the run was over; never both, never a busy thread."""
 
     def race(number: int) -> tuple[int, str]:

@@ -50,9 +50,13 @@ def test_the_text_of_a_private_error_stays_in_the_log(
 def test_nul_and_lone_surrogates_go_through_a_run(http: httpx.Client) -> None:
     """Text that Postgres cannot hold comes back with the replacement character, in and out."""
     thread_id = new_thread(http)
-    body = b'{"assistant_id":"echo","input":{"text":"a\\u0000b\\ud800c"},"metadata":{"m":"\\u0000"}}'
+    body = (
+        b'{"assistant_id":"echo","input":{"text":"a\\u0000b\\ud800c"},"metadata":{"m":"\\u0000"}}'
+    )
     answer = http.post(
-        f"/threads/{thread_id}/runs/wait", content=body, headers={"content-type": "application/json"}
+        f"/threads/{thread_id}/runs/wait",
+        content=body,
+        headers={"content-type": "application/json"},
     )
     assert answer.json()["trail"] == ["a\ufffdb\ufffdc"]
     assert http.get(f"/threads/{thread_id}").json()["values"]["text"] == "a\ufffdb\ufffdc"

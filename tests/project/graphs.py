@@ -73,7 +73,7 @@ async def alone(state: State) -> State:
     return {"trail": [1]}
 
 
-class Odd(Exception):  # noqa: N818
+class Odd(Exception):
     """Raised by hostile code, with a secret in its text."""
 
 

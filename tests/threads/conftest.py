@@ -35,7 +35,7 @@ def note(_state: State) -> State:
 
 
 @pytest.fixture(scope="session")
-def graph(database_uri: str, database: Database) -> Iterator[Graph]:  # noqa: ARG001
+def graph(database_uri: str, database: Database) -> Iterator[Graph]:
     """A node, and then a nested graph that asks."""
     inner = StateGraph(State)
     inner.add_node("ask", ask)

@@ -348,6 +348,32 @@ def test_pruning_deletes_by_default_and_counts_what_was_there(
     assert service.prune(database, ThreadPrune(thread_ids=[])) == (0, [])
 
 
+def test_the_sweep_applies_every_ttl_that_is_over(
+    database: Database, ran: UUID, rows_of: RowsOf
+) -> None:
+    """Busy threads wait; kept ones are due again later."""
+    gone, busy, later = (
+        create(database, ttl={"ttl": minutes})["thread_id"] for minutes in (1, 1, 90)
+    )
+    service.patch(
+        database, ran, ThreadPatch.model_validate({"ttl": {"ttl": 1, "strategy": "keep_latest"}})
+    )
+    admit(database, busy)
+    with database.statement() as connection:
+        connection.execute(
+            text("UPDATE thread SET expires_at = expires_at - interval '1 hour'"),
+        )
+
+    while service.sweep_expired(database):
+        pass
+
+    assert set(rows_of(gone).values()) == {0}
+    assert rows_of(busy)["thread"] == rows_of(later)["thread"] == 1
+    assert rows_of(ran)["checkpoints"] == 2
+    kept = service.get(database, ran, with_ttl=True)
+    assert kept["ttl"]["expires_at"] > kept["updated_at"]
+
+
 def test_storage_adds_up(database: Database, ran: UUID, rows_of: RowsOf) -> None:
     """Every row of langgraph's tables is counted once."""
     storage = wire.loads(wire.dumps(service.read_storage(database, ran)))

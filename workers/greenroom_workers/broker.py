@@ -24,7 +24,9 @@ LONGEST_BACK_OFF_MS = 5_000
 class WaitingConsumer(_RedisConsumer):
     """Fetches like the stock consumer; when there is nothing, waits until there is."""
 
-    def __init__(self, broker: "WaitingBroker", queue_name: str, prefetch: int, timeout: int):
+    def __init__(
+        self, broker: "WaitingBroker", queue_name: str, prefetch: int, timeout: int
+    ) -> None:
         super().__init__(broker, queue_name, prefetch, timeout)
         self.list = f"{broker.namespace}:{queue_name}"
         self.has_room = threading.Event()
@@ -89,9 +91,7 @@ def make_broker(client: redis.Redis, namespace: str, max_attempts: int) -> Waiti
         return isinstance(error, DatabaseUnavailable) and retries_so_far < max_attempts - 1
 
     middleware: list[Middleware] = [
-        Retries(
-            retry_when=should_retry, min_backoff=BACK_OFF_MS, max_backoff=LONGEST_BACK_OFF_MS
-        ),
+        Retries(retry_when=should_retry, min_backoff=BACK_OFF_MS, max_backoff=LONGEST_BACK_OFF_MS),
         CurrentMessage(),
     ]
     return WaitingBroker(client=client, namespace=namespace, middleware=middleware)

@@ -75,7 +75,7 @@ class ActiveRun:
             task.cancel()
 
     def request_stop(self, stop: Stop, action: CancelAction | None = None) -> None:
-        """Stop the run; from any thread. The first reason counts, but rollback outranks interrupt."""
+        """Stop the run, from any thread: the first reason counts, rollback outranks interrupt."""
         if action is not None and self.action is not CancelAction.ROLLBACK:
             self.action = action
         if self.stop is None or stop is Stop.LOST:
@@ -182,9 +182,7 @@ class Executor:
             "error": type(error).__name__,
             "message": "the graph called sys.exit, which ends its run alone",
         }
-        outcome = outcome_of(
-            active.claim, None, None, status=RunStatus.ERROR, error=described
-        )
+        outcome = outcome_of(active.claim, None, None, status=RunStatus.ERROR, error=described)
         return active.loop.run_until_complete(self._conclude(active, self._events(active), outcome))
 
     async def _run(self, active: ActiveRun) -> str:
@@ -219,7 +217,9 @@ class Executor:
         """Wait for the graph; ask it to stop when its time is up, and again while it does not."""
         timeout: float = self.config.run_timeout_seconds
         while not task.done():
-            await asyncio.wait({task}, timeout=timeout if active.stop is None else STOP_GRACE_SECONDS)
+            await asyncio.wait(
+                {task}, timeout=timeout if active.stop is None else STOP_GRACE_SECONDS
+            )
             if task.done():
                 return
             if active.stop is None:
@@ -377,9 +377,7 @@ class Executor:
             return outcome_of(claim, graph, snapshot, status=RunStatus.ERROR, error=error)
         return outcome_of(claim, graph, snapshot, status=RunStatus.SUCCESS)
 
-    async def _conclude(
-        self, active: ActiveRun, events: RunEvents, outcome: Outcome | None
-    ) -> str:
+    async def _conclude(self, active: ActiveRun, events: RunEvents, outcome: Outcome | None) -> str:
         """Write the end, then announce it; again when a wish to cancel came in between."""
         claim = active.claim
         while True:
@@ -445,9 +443,7 @@ class Executor:
             self.signals.ring()
         return True
 
-    async def _retry(
-        self, active: ActiveRun, events: RunEvents, error: DatabaseUnavailable
-    ) -> str:
+    async def _retry(self, active: ActiveRun, events: RunEvents, error: DatabaseUnavailable) -> str:
         """A passing fault of the database: back to the queue, or the end after the last attempt."""
         claim = active.claim
         log.warning(

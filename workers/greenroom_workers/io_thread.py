@@ -27,7 +27,7 @@ RECONNECT_SECONDS = 0.5
 
 
 class IoThread:
-    """Owns the loop, the pool of psycopg connections, the checkpoint store and the publisher's client.
+    """Owns the loop, the psycopg pool, the checkpoint store and the publisher's client.
 
     Graph threads hand it coroutines with `submit` and wait on their own loops.
     """

@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from types import FrameType
@@ -15,7 +16,7 @@ from greenroom import wire
 from greenroom.config import Config, export_project_environment, load_config
 from greenroom.database.deployment import find_deployment
 from greenroom.database.engine import Database
-from greenroom.errors import AppError
+from greenroom.errors import AppError, ConfigError
 from greenroom.graphs.registry import load_registry
 from greenroom.logs import configure_logs, get_logger
 from greenroom.queue import life
@@ -35,21 +36,29 @@ HAND_BACK_SECONDS = 5.0
 """How long runs get to end once they are asked to."""
 
 
-def main(config: Config | None = None) -> None:
-    """Run a worker until SIGTERM or SIGINT; a second signal ends it at once."""
-    config = config or load_config()
-    configure_logs(config.log_level, as_json=config.log_json)
-    export_project_environment(config.project)
+def main() -> None:
+    """Run a worker until SIGTERM or SIGINT; a second SIGINT ends it at once.
+
+    Exits with EX_CONFIG when the settings are wrong: no restart can mend those.
+    """
     stopping = threading.Event()
 
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        if stopping.is_set():
+    def stop(number: int, _frame: FrameType | None) -> None:
+        # A platform may send SIGTERM to every process, and our supervisor pass it on once more.
+        if stopping.is_set() and number == signal.SIGINT:
             os._exit(1)
         stopping.set()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
-    worker = WorkerProcess(config)
+    try:
+        config = load_config()
+        configure_logs(config.log_level, as_json=config.log_json)
+        export_project_environment(config.project)
+        worker = WorkerProcess(config)
+    except ConfigError as error:
+        sys.stderr.write(f"greenroom: {error}\n")
+        sys.exit(os.EX_CONFIG)
     worker.start()
     stopping.wait()
     worker.stop()
@@ -62,18 +71,21 @@ class WorkerProcess:
         self.config = config
         self.worker_id = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
         self.database = Database(
-            config, pool_size=min(config.slots, config.database_pool_size) + 1,
+            config,
+            pool_size=min(config.slots, config.database_pool_size) + 1,
             application_name="greenroom worker",
         )
-        self.upkeep_database = Database(
-            config, pool_size=1, application_name="greenroom upkeep"
-        )
+        self.upkeep_database = Database(config, pool_size=1, application_name="greenroom upkeep")
         keys = Keys(config.redis_key_prefix, find_deployment(self.database))
         client = connect(config.redis_uri)
         self.signals = Signals(client, keys)
         self.io = IoThread(config)
         self.executor = Executor(
-            config, self.database, load_registry(config.project), self.io, self.signals,
+            config,
+            self.database,
+            load_registry(config.project),
+            self.io,
+            self.signals,
             self.worker_id,
         )
         self.upkeep = Upkeep(config, self.upkeep_database, self.executor, self.signals)
@@ -81,9 +93,7 @@ class WorkerProcess:
         waiting = connect(config.redis_uri, socket_timeout=LOOK_SECONDS + 5)
         self.broker = make_broker(waiting, keys.bell, config.max_attempts)
         declare_actors(self.broker, self.executor)
-        self.worker = dramatiq.Worker(
-            self.broker, worker_threads=config.slots, worker_timeout=1000
-        )
+        self.worker = dramatiq.Worker(self.broker, worker_threads=config.slots, worker_timeout=1000)
 
     def start(self) -> None:
         """Begin to work."""

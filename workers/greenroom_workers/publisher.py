@@ -129,12 +129,11 @@ class RunEvents:
             except LeaseLost:
                 self.on_lost()
                 continue
-            except Exception as error:  # noqa: BLE001 (events must never fail a run)
-                log.error(
+            except Exception:
+                log.exception(
                     "events not kept",
                     run_id=self.lease.run_id,
                     thread_id=self.lease.thread_id,
-                    error=repr(error),
                 )
             await self._publish(batch)
 

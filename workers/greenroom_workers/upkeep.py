@@ -28,7 +28,9 @@ EXHAUSTED: Final = "WorkerLost"
 class Upkeep:
     """Renews this process's leases and looks after the queue as a whole."""
 
-    def __init__(self, config: Config, database: Database, executor: Executor, signals: Signals):
+    def __init__(
+        self, config: Config, database: Database, executor: Executor, signals: Signals
+    ) -> None:
         self.config = config
         self.database = database
         self.executor = executor

@@ -41,7 +41,7 @@ LOOK_SECONDS = 0.1
 )
 @click.option("--n-jobs-per-worker", type=click.IntRange(min=1), help="Runs executed at once.")
 @click.option("--no-browser", is_flag=True, help="Accepted and ignored: no browser is opened.")
-def command(  # noqa: PLR0917 (click passes them by name)
+def command(
     config_file: Path | None,
     host: str | None,
     port: int | None,

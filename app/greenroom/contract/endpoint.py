@@ -29,7 +29,10 @@ class Contract:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A JSON answer that needs more than its value. `value` may be bytes of JSON; None is no body."""
+    """A JSON answer that needs more than its value.
+
+    `value` may be bytes of JSON; None with status 202 or 204 is no body.
+    """
 
     value: Any = None
     status: int = 200
@@ -49,7 +52,7 @@ def endpoint(
 
     Args:
         body: a WireModel, or a list of them; None for a view that reads no body.
-        query: a QueryModel; a parameter given twice keeps its last value unless the field is a list.
+        query: a QueryModel; of a parameter given twice the last counts, unless it is a list.
         returns: the shape of the answer, for the OpenAPI document.
         status: of an answer that is a plain value.
     Raises:

@@ -11,7 +11,7 @@ UUID_FORM = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 class WireModel(BaseModel):
-    """A request body. Types are strict (no `"1"` for 1); unknown fields are ignored (http.md, 0)."""
+    """A request body: strict types (no `"1"` for 1), unknown fields ignored (http.md, 0)."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
 

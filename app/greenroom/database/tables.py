@@ -1,4 +1,4 @@
-"""The tables as SQLAlchemy sees them. The migrations in alembic/ make them; a test compares both."""
+"""The tables as SQLAlchemy sees them; the migrations make them, and a test compares both."""
 
 from typing import Any
 
@@ -102,9 +102,7 @@ thread = Table(
 thread_state = Table(
     "thread_state",
     metadata,
-    Column(
-        "thread_id", Uuid, ForeignKey("thread.thread_id", ondelete="CASCADE"), primary_key=True
-    ),
+    Column("thread_id", Uuid, ForeignKey("thread.thread_id", ondelete="CASCADE"), primary_key=True),
     Column("config", JsonBytes),
     # The status in which the thread rests when no run is active on it.
     Column("status", Text, nullable=False),
@@ -119,9 +117,7 @@ run = Table(
     "run",
     metadata,
     Column("run_id", Uuid, primary_key=True),
-    Column(
-        "thread_id", Uuid, ForeignKey("thread.thread_id", ondelete="CASCADE"), nullable=False
-    ),
+    Column("thread_id", Uuid, ForeignKey("thread.thread_id", ondelete="CASCADE"), nullable=False),
     # Without a foreign key: a run's record outlives its assistant.
     Column("assistant_id", Uuid, nullable=False),
     Column("graph_id", Text, nullable=False),

@@ -140,7 +140,7 @@ class Put:
 
 
 class PooledSaver(AsyncPostgresSaver):
-    """langgraph's saver, with a connection of the pool for each call instead of one lock for all."""
+    """langgraph's saver, with a pooled connection for each call instead of one lock for all."""
 
     def __init__(self, pool: Pool) -> None:
         super().__init__(pool)
@@ -303,9 +303,7 @@ def columns(group: Sequence[Put]) -> dict[str, list[Any]]:
 def turn(prefix: str, names: Sequence[str], rows: Mapping[Any, list[Any]]) -> dict[str, list[Any]]:
     """Rows to columns, named for the statement."""
     turned = list(zip(*rows.values(), strict=True)) if rows else [()] * len(names)
-    return {
-        f"{prefix}_{name}": list(column) for name, column in zip(names, turned, strict=True)
-    }
+    return {f"{prefix}_{name}": list(column) for name, column in zip(names, turned, strict=True)}
 
 
 class translated:  # noqa: N801 (reads as a word of the with statement)
@@ -537,4 +535,3 @@ def is_inline(value: Any) -> bool:
     if isinstance(value, float):
         return value - value == 0
     return value is None or isinstance(value, bool | int)
-

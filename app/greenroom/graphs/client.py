@@ -7,6 +7,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from typing import Any, ClassVar
 from uuid import UUID
@@ -220,7 +221,7 @@ class GraphsClient:
             connection.close()
             raise
         self._release(connection)
-        if status != 200:
+        if status != HTTPStatus.OK:
             raise ERRORS.get(status, GraphFault)(_detail(answer))
         return answer
 

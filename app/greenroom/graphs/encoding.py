@@ -56,7 +56,8 @@ def encode_object(value: Any) -> Any:
 
 def to_plain(value: Any, depth: int = 0) -> Any:
     """Copy `value` as JSON data with text keys, cutting what lies below MAX_DEPTH."""
-    if value is None or isinstance(value, str | int | float | bool) and not isinstance(value, Enum):
+    is_scalar = value is None or isinstance(value, str | int | float | bool)
+    if is_scalar and not isinstance(value, Enum):
         return value
     if depth >= MAX_DEPTH:
         return f"<{type(value).__name__}>"

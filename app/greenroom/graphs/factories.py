@@ -30,7 +30,7 @@ Argument = Literal["config", "runtime"]
 Result = TypeVar("Result")
 
 IS_FOR_EXECUTION = "__is_for_execution__"
-"""Key of a factory's configurable: True for a run, False for an inspection (langgraph-json.md 3)."""
+"""Key of a factory's configurable: True for a run, False for an inspection."""
 
 RUNTIME_TYPES = (
     sdk_runtime._ServerRuntimeBase,
@@ -161,7 +161,7 @@ class Given:
 
 
 def _coerce(context: Any, context_type: Any) -> Any:
-    """Make a run's context the type that `ServerRuntime[...]` names, as langgraph does for nodes."""
+    """Make a run's context the type that `ServerRuntime[...]` names, as nodes get it."""
     if not isinstance(context, dict) or not isinstance(context_type, type):
         return context
     if issubclass(context_type, BaseModel) or dataclasses.is_dataclass(context_type):

@@ -37,10 +37,10 @@ def graph_schemas(graph: Graph) -> Json:
 
     Without a context schema `config_schema` is `{}` and `context_schema` None.
     """
-    context = _schema(graph, "context_schema", lambda: graph.get_context_jsonschema())
+    context = _schema(graph, "context_schema", graph.get_context_jsonschema)
     return {
-        "input_schema": _schema(graph, "input_schema", lambda: graph.get_input_jsonschema()),
-        "output_schema": _schema(graph, "output_schema", lambda: graph.get_output_jsonschema()),
+        "input_schema": _schema(graph, "input_schema", graph.get_input_jsonschema),
+        "output_schema": _schema(graph, "output_schema", graph.get_output_jsonschema),
         "state_schema": _schema(graph, "state_schema", lambda: _state_schema(graph)),
         "config_schema": {**context, "title": "Configurable"} if context else {},
         "context_schema": context,

@@ -143,7 +143,7 @@ def load_registry(project: Project) -> Registry:
             raise
         except BaseException as error:  # noqa: BLE001 - users' code, which may also call sys.exit
             broken[graph_id] = _broken(graph_id, error)
-            log.error(
+            log.error(  # noqa: TRY400 (the traceback is a field, without our own frames)
                 "graph not loaded",
                 graph_id=graph_id,
                 path=entry.path,

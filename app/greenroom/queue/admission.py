@@ -11,8 +11,8 @@ from sqlalchemy import Connection
 from greenroom import wire
 from greenroom.errors import NotFound, ThreadBusy
 from greenroom.queue.life import settle
-from greenroom.queue.states import CancelAction, RunStatus
 from greenroom.queue.statements import STATEMENTS
+from greenroom.queue.states import CancelAction, RunStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Cancelled:
 def admit_run(connection: Connection, new: NewRun) -> Admitted:
     """Queue a run on its thread: strategies enqueue and reject in one round trip.
 
-    For interrupt and rollback call `cancel_active` before, in one transaction (contract: http.md 3.2).
+    For interrupt and rollback call `cancel_active` before, in one transaction (http.md 3.2).
 
     Raises:
         NotFound: no such thread.

@@ -13,8 +13,8 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from greenroom import wire
-from greenroom.queue.states import CancelAction, RunStatus
 from greenroom.queue.statements import STATEMENTS
+from greenroom.queue.states import CancelAction, RunStatus
 
 RESULT_SECONDS = 120
 """How long the output of a stateless run waits for the request that wanted it."""
@@ -213,9 +213,9 @@ def find_exhausted(connection: Connection, max_attempts: int) -> list[tuple[Leas
 
 
 def fail_exhausted_run(connection: Connection, lease: Lease, error: dict[str, str]) -> bool:
-    """End such a run as `error`; False when another sweep was first. Wants a transaction:
+    """End such a run as `error`; False when another sweep was first.
 
-    the thread's lock is held, and `settle` must follow in it.
+    Wants a transaction: it takes the thread's lock, and `settle` must follow.
     """
     row = connection.execute(
         STATEMENTS["fail_exhausted_run"],

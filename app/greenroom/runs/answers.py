@@ -26,17 +26,14 @@ def disconnect_action(
 
     def cancel() -> None:
         try:
-            service.cancel(
-                app.database, app.signals, thread_id, [run_id], CancelAction.INTERRUPT
-            )
+            service.cancel(app.database, app.signals, thread_id, [run_id], CancelAction.INTERRUPT)
         except NotFound:
             log.debug("client left after the end", run_id=run_id, thread_id=thread_id)
-        except AppError as error:
-            log.error(
+        except AppError:
+            log.exception(
                 "run not cancelled for a client that left",
                 run_id=run_id,
                 thread_id=thread_id,
-                error=repr(error),
             )
 
     return cancel if wanted else None

@@ -197,7 +197,7 @@ def _get_anywhere(run_id: UUID) -> queries.AnyRow:
 
 
 def _thread_modes() -> frozenset[str]:
-    """Read `stream_mode` (what the clients send) and `stream_modes`, repeated or comma-separated."""
+    """Read `stream_mode` (as clients send it) and `stream_modes`, repeated or with commas."""
     given = [*request.args.getlist("stream_mode"), *request.args.getlist("stream_modes")]
     modes = frozenset(mode for text in given for mode in text.split(",") if mode)
     if unknown := sorted(modes - THREAD_MODES):

@@ -43,7 +43,7 @@ class RunConfig(WireModel, extra="allow"):
 
 
 class Command(WireModel, extra="allow"):
-    """How to go on from an interrupt, or where to jump. Clients drop nulls; an empty one is fine."""
+    """How to go on from an interrupt, or where to jump; an empty one is fine."""
 
     update: Object | list[Any] | None = None
     resume: Any = None

@@ -275,9 +275,7 @@ def reason_for_nothing(database: Database, thread_id: UUID, run_ids: Iterable[UU
     return "No runs found to cancel."
 
 
-def announce(
-    signals: Signals, thread_id: UUID, cancelled: Cancelled, action: CancelAction
-) -> None:
+def announce(signals: Signals, thread_id: UUID, cancelled: Cancelled, action: CancelAction) -> None:
     """Tell workers whom to stop, clients whose run is over, and the bell if another is ready."""
     signals.cancel(cancelled.asked, action)
     for run_id in cancelled.ended:
@@ -341,9 +339,7 @@ def list_runs(
     if unknown := sorted(set(fields) - set(RUN_FIELDS)):
         raise InvalidRequest(f"Invalid select columns: {unknown}. Expected: {sorted(RUN_FIELDS)}")
     with database.statement() as connection:
-        rows = queries.list_runs(
-            connection, thread_id, status=status, limit=limit, offset=offset
-        )
+        rows = queries.list_runs(connection, thread_id, status=status, limit=limit, offset=offset)
         if not rows and not queries.thread_exists(connection, thread_id):
             raise ThreadNotFound(thread_id)
     shown = [show(row) for row in rows]
@@ -397,7 +393,5 @@ def answer(database: Database, thread_id: UUID, run_id: UUID) -> bytes:
     return b"{}" if body is None else bytes(body)
 
 
-UNKNOWN_RUN = wire.dumps(
-    {"__error__": {"error": "HTTPException", "message": "404: Run not found"}}
-)
+UNKNOWN_RUN = wire.dumps({"__error__": {"error": "HTTPException", "message": "404: Run not found"}})
 UNKNOWN_RUN_EVENT = wire.dumps({"error": "HTTPException", "message": "404: Run not found"})

@@ -26,11 +26,9 @@ class Bell:
         Raises:
             redis.RedisError: Redis is away; the sweep will find the run.
         """
-        if self.client.llen(self.list) > LONGEST_QUEUE:  # type: ignore[operator]
+        if self.client.llen(self.list) > LONGEST_QUEUE:
             return
         for _ in range(times):
             self.broker.enqueue(
-                dramatiq.Message(
-                    queue_name=QUEUE, actor_name=ACTOR, args=(), kwargs={}, options={}
-                )
+                dramatiq.Message(queue_name=QUEUE, actor_name=ACTOR, args=(), kwargs={}, options={})
             )

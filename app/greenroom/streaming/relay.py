@@ -74,7 +74,7 @@ class Subscription:
         self._wake.set()
 
     def take(self, timeout_seconds: float) -> list[Batch]:
-        """Wait for batches and take them all; empty when the time ran out or the stream must end."""
+        """Wait for batches and take them all; none when time ran out or the stream must end."""
         if not self.backlog and not self.is_gone and not self.is_dropped:
             self._wake.wait(timeout_seconds)
         self._wake.clear()

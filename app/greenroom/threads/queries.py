@@ -134,6 +134,28 @@ STORAGE = text(
     """
 )
 
+# The second looks again under the locks: a run may have come in between.
+LOCK_EXPIRED_THREADS = text(
+    """
+    SELECT thread_id FROM thread WHERE expires_at < now() AND status <> 'busy'
+     ORDER BY expires_at LIMIT :limit FOR UPDATE SKIP LOCKED
+    """
+)
+FIND_RESTING_THREADS = text(
+    """
+    SELECT thread_id, ttl_strategy FROM thread
+     WHERE thread_id = ANY (CAST(:thread_ids AS uuid[])) AND NOT EXISTS (
+           SELECT FROM run WHERE run.thread_id = thread.thread_id
+              AND status IN ('pending', 'running'))
+    """
+)
+RESTART_TTL = text(
+    """
+    UPDATE thread SET expires_at = now() + make_interval(secs => ttl_minutes * 60)
+     WHERE thread_id = ANY (CAST(:thread_ids AS uuid[]))
+    """
+)
+
 
 class Ttl(NamedTuple):
     """A time to live that begins now."""
@@ -198,7 +220,7 @@ def delete_threads(connection: Connection, thread_ids: Collection[UUID]) -> Dele
     """Remove threads with everything of theirs, in every table. Wants a transaction."""
     if not thread_ids:
         return Deleted()
-    parameters = {"thread_ids": [str(thread_id) for thread_id in thread_ids]}
+    parameters = _ids(thread_ids)
     running = connection.execute(LOCK_THREADS, parameters).scalars().all()
     deleted = connection.execute(DELETE_THREADS, parameters).scalars().all()
     delete_checkpoints(connection, deleted)
@@ -208,9 +230,25 @@ def delete_threads(connection: Connection, thread_ids: Collection[UUID]) -> Dele
 def delete_checkpoints(connection: Connection, thread_ids: Sequence[UUID]) -> None:
     """Remove what langgraph keeps about threads."""
     if thread_ids:
-        connection.execute(
-            DELETE_CHECKPOINTS, {"thread_ids": [str(thread_id) for thread_id in thread_ids]}
-        )
+        connection.execute(DELETE_CHECKPOINTS, _ids(thread_ids))
+
+
+def lock_expired_threads(connection: Connection, limit: int) -> list[tuple[UUID, str]]:
+    """Some of the threads whose time is over and that nothing works on: (id, strategy).
+
+    They are locked until the transaction ends; those that another sweep has are left to it.
+    """
+    locked = connection.execute(LOCK_EXPIRED_THREADS, {"limit": limit}).scalars().all()
+    if not locked:
+        return []
+    rows = connection.execute(FIND_RESTING_THREADS, _ids(locked))
+    return [(row.thread_id, row.ttl_strategy) for row in rows]
+
+
+def restart_ttl(connection: Connection, thread_ids: Sequence[UUID]) -> None:
+    """Let the time to live begin anew."""
+    if thread_ids:
+        connection.execute(RESTART_TTL, _ids(thread_ids))
 
 
 def copy_thread(connection: Connection, thread_id: UUID, copy_id: UUID) -> AnyRow | None:
@@ -336,3 +374,7 @@ def _ttl_values(ttl: Ttl | None) -> dict[str, Any]:
         "ttl_strategy": ttl.strategy,
         "expires_at": func.now() + life,
     }
+
+
+def _ids(thread_ids: Collection[UUID]) -> dict[str, list[str]]:
+    return {"thread_ids": [str(thread_id) for thread_id in thread_ids]}

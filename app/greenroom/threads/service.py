@@ -20,6 +20,8 @@ from greenroom.threads.schemas import (
 )
 
 Json = dict[str, Any]
+SWEEP_LIMIT = 100
+"""Threads that one sweep takes on at most, so that none holds its locks for long."""
 
 
 def create(database: Database, body: ThreadCreate) -> tuple[Json, bool]:
@@ -129,6 +131,21 @@ def prune(database: Database, body: ThreadPrune) -> tuple[int, list[UUID]]:
         with database.transaction() as connection:
             pruned += pruning.keep_latest(connection, thread_id)
     return pruned, []
+
+
+def sweep_expired(database: Database, limit: int = SWEEP_LIMIT) -> int:
+    """Apply the ttl of up to `limit` threads that nothing works on; tells how many there were.
+
+    Strategy delete removes a thread; keep_latest reduces it, and its time begins anew.
+    """
+    with database.transaction() as connection:
+        expired = queries.lock_expired_threads(connection, limit)
+        queries.delete_threads(connection, [key for key, how in expired if how == "delete"])
+        kept = [key for key, how in expired if how == "keep_latest"]
+        for thread_id in kept:
+            pruning.keep_latest(connection, thread_id)
+        queries.restart_ttl(connection, kept)
+    return len(expired)
 
 
 def copy(database: Database, thread_id: UUID) -> Json:
