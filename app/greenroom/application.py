@@ -16,6 +16,7 @@ from greenroom.runs.views import runs
 from greenroom.signals.connection import connect
 from greenroom.signals.keys import Keys
 from greenroom.signals.sender import Signals
+from greenroom.store.views import store
 from greenroom.streaming.relay import Relay
 from greenroom.system.views import system
 from greenroom.threads.state_views import states
@@ -37,7 +38,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.extensions["greenroom"] = build_services(config)
     failures.install(app)
     cors.install(app, config.cors)
-    for blueprint in (assistants, threads, states, runs, joins, system):
+    for blueprint in (assistants, threads, states, runs, joins, store, system):
         app.register_blueprint(blueprint, url_prefix=config.mount_prefix or None)
     return app
 

@@ -12,6 +12,9 @@ import orjson
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
+MAX_DEPTH = 200
+"""Levels of nesting that a request may have; orjson writes 254."""
+
 
 def dumps(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
     """Encode to compact UTF-8 JSON. Lone surrogates become U+FFFD, NaN becomes null.
@@ -53,6 +56,25 @@ def loads(body: bytes | str) -> Any:
             raise ValueError("nested too deeply") from error
     marker = b"\\u0000" if isinstance(body, bytes) else "\\u0000"
     return clean(value) if marker in body else value  # type: ignore[operator]
+
+
+def is_too_deep(value: Any, body: bytes) -> bool:
+    """Tell whether JSON nests deeper than we could write it again.
+
+    A body with fewer brackets cannot; the others are walked level by level, never recursively.
+    """
+    if body.count(b"{") + body.count(b"[") <= MAX_DEPTH:
+        return False
+    level, depth = [value], 0
+    while level and depth <= MAX_DEPTH:
+        depth += 1
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if isinstance(parent, dict) else parent)
+            if isinstance(child, dict | list)
+        ]
+    return depth > MAX_DEPTH
 
 
 def clean(value: Any) -> Any:

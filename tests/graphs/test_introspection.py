@@ -83,7 +83,7 @@ def test_xray_opens_nested_graphs_to_its_depth(
     graph: Callable[[str], Any], xray: bool | int, node: str
 ) -> None:
     """A number is a depth, true is all of them."""
-    ids = {each["id"] for each in draw_graph(graph("outer"), xray)["nodes"]}
+    ids = {each["id"] for each in draw_graph(graph("outer"), xray=xray)["nodes"]}
 
     assert node in ids
     assert not any(each.startswith(f"{node}:") for each in ids)

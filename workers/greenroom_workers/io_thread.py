@@ -10,12 +10,12 @@ import redis
 import redis.asyncio
 import uvloop
 from langgraph.store.base import BaseStore
-from langgraph.store.postgres.aio import AsyncPostgresStore
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from greenroom.config import Config
 from greenroom.graphs.checkpointer import CheckpointStore, Pool
+from greenroom.graphs.long_term import open_store
 from greenroom.logs import get_logger
 from greenroom.signals.connection import connect_async
 from greenroom_workers.shared_store import SharedStore
@@ -44,7 +44,11 @@ class IoThread:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> Self:
-        """Open everything; returns when it is ready. Postgres and Redis may be away."""
+        """Open everything; returns when it is ready. Postgres and Redis may be away.
+
+        Raises:
+            ConfigError: as `open_store`.
+        """
         self._thread.start()
         self.submit(self._open()).result()
         return self
@@ -85,7 +89,7 @@ class IoThread:
         )
         await self.pool.open()
         self.checkpoints = CheckpointStore(self.pool)
-        self.store = SharedStore(AsyncPostgresStore(self.pool), self.loop)
+        self.store = SharedStore(open_store(self.pool, self.config.project), self.loop)
         self.redis = connect_async(self.config.redis_uri)
 
     async def _close(self) -> None:

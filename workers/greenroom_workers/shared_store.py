@@ -14,6 +14,8 @@ class SharedStore(BaseStore):
     def __init__(self, store: BaseStore, loop: asyncio.AbstractEventLoop) -> None:
         self.store = store
         self.loop = loop
+        # The base class reads its defaults of ttl and refresh from here.
+        self.ttl_config = store.ttl_config
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         """See the base class; for sync code in a run's own threads."""

@@ -17,6 +17,7 @@ from greenroom.logs import get_logger
 from greenroom.queue import life
 from greenroom.queue.life import Lease
 from greenroom.signals.sender import Signals
+from greenroom.store.sweep import StoreSweep
 from greenroom.streaming.frames import Batch, Kind, pack
 from greenroom_workers.execution import Executor, Stop
 
@@ -35,6 +36,7 @@ class Upkeep:
         self.database = database
         self.executor = executor
         self.signals = signals
+        self.store_sweep = StoreSweep(config.project)
         self.renewed_at = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
@@ -102,6 +104,7 @@ class Upkeep:
             life.settle_due_runs(connection)
             life.sweep_leftovers(connection, self.config.resumable_ttl_seconds)
             due, next_due_seconds = life.find_work(connection, self.config.slots)
+            self.store_sweep.run(connection)
         for run_id, thread_id, attempts in requeued:
             log.warning(
                 "lease expired, run requeued",

@@ -95,12 +95,16 @@ def read_json() -> Any:
     """Decode the request's body.
 
     Raises:
-        InvalidRequest: it is empty or not JSON.
+        InvalidRequest: it is empty, not JSON, or nested too deeply.
     """
+    body = request.get_data(cache=False)
     try:
-        return wire.loads(request.get_data(cache=False))
+        value = wire.loads(body)
     except ValueError as error:
         raise InvalidRequest("Invalid JSON in request body") from error
+    if isinstance(value, dict | list) and wire.is_too_deep(value, body):
+        raise InvalidRequest(f"the request is nested more than {wire.MAX_DEPTH} levels deep")
+    return value
 
 
 def _path_value(name: str, value: str) -> Any:

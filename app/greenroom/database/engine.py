@@ -41,7 +41,12 @@ class Database:
             max_overflow=0,
             pool_timeout=10,
             pool_use_lifo=True,
-            connect_args={**KEEPALIVE, "application_name": application_name},
+            connect_args={
+                **KEEPALIVE,
+                "application_name": application_name,
+                # Instants leave us with +00:00, whatever zone the server is set to.
+                "options": "-c TimeZone=UTC",
+            },
             json_serializer=lambda value: wire.dumps(value).decode(),
             json_deserializer=wire.loads,
         )

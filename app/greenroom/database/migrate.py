@@ -2,12 +2,14 @@
 
 import time
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from alembic import command
 from alembic.config import Config as AlembicConfig
 from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.store.postgres import PostgresStore
+from langgraph.store.postgres.base import ANNIndexConfig, PostgresIndexConfig
 from psycopg.rows import dict_row
 from sqlalchemy import Connection, create_engine, pool, text
 
@@ -15,19 +17,27 @@ import greenroom
 from greenroom.config import Config
 from greenroom.errors import ConfigError
 from greenroom.logs import get_logger
+from greenroom.store.settings import Index, read_settings
 
 log = get_logger(__name__)
 
 # Any number will do, as long as every release of ours takes the same one.
 LOCK = 7_203_170_905
 LOCK_TIMEOUT_SECONDS = 300
+# Not there (Postgres 14 says it another way), or there and not allowed to us.
+NO_EXTENSION = (
+    psycopg.errors.FeatureNotSupported,
+    psycopg.errors.UndefinedFile,
+    psycopg.errors.InsufficientPrivilege,
+)
 
 
 def migrate(config: Config) -> None:
     """Create or upgrade every table. Safe to run from several processes at once, and again.
 
     Raises:
-        ConfigError: another migration has held the lock for five minutes.
+        ConfigError: another migration has held the lock for five minutes, or `store.index` wants
+            what this Postgres has not.
     """
     url = config.database_uri.replace("postgresql://", "postgresql+psycopg2://", 1)
     engine = create_engine(url, poolclass=pool.NullPool)
@@ -80,3 +90,38 @@ def _set_up_langgraph(config: Config) -> None:
     ) as connection:
         PostgresSaver(connection).setup()
         PostgresStore(connection).setup()
+        if (index := read_settings(config.project).index) is not None:
+            _set_up_vectors(connection, index)
+
+
+def _set_up_vectors(connection: psycopg.Connection[Any], index: Index) -> None:
+    """Make the table of vectors, and see that it fits the configuration.
+
+    Without an approximate index: it finds the nearest of all items first and filters by namespace
+    afterwards, which may leave none; exact search among a namespace's own items is quick.
+    """
+    try:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+    except NO_EXTENSION as error:
+        raise ConfigError(
+            'langgraph.json has "store.index", which needs pgvector in Postgres: install it on the '
+            "server and run CREATE EXTENSION vector there as a superuser, or take the key out"
+        ) from error
+    settings = PostgresIndexConfig(
+        dims=index.dims,
+        # Only texts would need it, and there are none here.
+        embed=lambda _texts: [],
+        fields=list(index.fields),
+        ann_index_config=ANNIndexConfig(kind="flat"),
+    )
+    PostgresStore(connection, index=settings).setup()
+    found = connection.execute(
+        "SELECT atttypmod AS dims FROM pg_attribute "
+        "WHERE attrelid = 'store_vectors'::regclass AND attname = 'embedding'"
+    ).fetchone()
+    if found is not None and found["dims"] not in {index.dims, -1}:
+        raise ConfigError(
+            f'langgraph.json: "store.index.dims" is {index.dims}, but the vectors in the database '
+            f"have {found['dims']}: put that back, or drop the tables store_vectors and "
+            "vector_migrations, migrate, and put the items again"
+        )

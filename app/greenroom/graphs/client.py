@@ -188,6 +188,47 @@ class GraphsClient:
         """List `{"loaded": [id], "broken": {id: sentence}}`."""
         return _loads_object(self._post("/graphs/list"))
 
+    def put_item(
+        self,
+        namespace: Sequence[str],
+        key: str,
+        value: Mapping[str, Any],
+        *,
+        index: Sequence[str] | None,
+        ttl_minutes: float | None,
+    ) -> None:
+        """Embed and write a store item; see `long_term.put_item`."""
+        # Repeatable: it replaces the whole item.
+        self._post(
+            "/store/put",
+            namespace=namespace,
+            key=key,
+            value=value,
+            index=index,
+            ttl_minutes=ttl_minutes,
+        )
+
+    def search_items(
+        self,
+        labels: Sequence[str],
+        query: str,
+        *,
+        filter: Mapping[str, Any] | None,  # noqa: A002 (the wire's word)
+        limit: int,
+        offset: int,
+        refresh: bool,
+    ) -> bytes:
+        """Search the store by meaning; `{"items": [...]}`, see `long_term.search_items`."""
+        return self._post(
+            "/store/search",
+            labels=labels,
+            query=query,
+            filter=filter,
+            limit=limit,
+            offset=offset,
+            refresh=refresh,
+        )
+
     def check_health(self) -> None:
         """Return when the graphs process answers; waits as long as any call does."""
         self._exchange("GET", "/health", None, is_repeatable=True)

@@ -143,6 +143,7 @@ class Given:
     context: Any
 
     def config_copy(self) -> RunnableConfig:
+        """The config as a factory sees it, told whether this is a run."""
         configurable = {
             **(self.config.get("configurable") or {}),
             IS_FOR_EXECUTION: self.access == "threads.create_run",
@@ -150,6 +151,7 @@ class Given:
         return {**self.config, "configurable": configurable}
 
     def runtime(self, context_type: Any) -> Any:
+        """A ServerRuntime of the kind that fits the access."""
         fields: dict[str, Any] = {
             "access_context": self.access,
             "user": self.user,
@@ -173,6 +175,7 @@ def _coerce(context: Any, context_type: Any) -> Any:
 async def open_made(
     factory: GraphFactory, graph_id: str, given: Given
 ) -> AsyncIterator[Pregel[Any, Any, Any, Any]]:
+    """Call a factory and keep what it made open for the block, a context manager entered."""
     made = await _call(factory, given)
     if isinstance(made, AbstractAsyncContextManager) and not isinstance(made, Pregel):
         async with made as value:

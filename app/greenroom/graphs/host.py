@@ -34,6 +34,7 @@ from greenroom.graphs.client import GraphTimeout
 from greenroom.graphs.encoding import encode_json
 from greenroom.graphs.factories import Access, run_in_thread
 from greenroom.graphs.introspection import draw_graph, graph_schemas, subgraph_schemas
+from greenroom.graphs.long_term import put_item, search_items
 from greenroom.graphs.persistence import Persistence, open_persistence
 from greenroom.graphs.registry import Registry, load_registry
 from greenroom.graphs.state import (
@@ -70,6 +71,11 @@ class Call:
     config: RunnableConfig
     fields: Mapping[str, Any]
 
+    @property
+    def subject(self) -> str:
+        """Whose code runs in this call, for the sentence that tells of its fault."""
+        return f"Graph '{self.graph_id}'" if self.graph_id else "The embedding function"
+
 
 class GraphsApp:
     """The ASGI application. Belongs to the loop that opened `persistence`."""
@@ -89,6 +95,8 @@ class GraphsApp:
             "/graphs/schemas": self._schemas,
             "/graphs/subgraphs": self._subgraphs,
             "/graphs/list": self._list,
+            "/store/put": self._put_item,
+            "/store/search": self._search_items,
             "/health": self._health,
         }
 
@@ -120,9 +128,7 @@ class GraphsApp:
         task.add_done_callback(self._abandoned.discard)
         log.error("graph hangs", path=path, graph_id=call.graph_id, thread_id=call.thread_id)
         return _error(
-            GraphTimeout(
-                f"Graph '{call.graph_id}' did not answer within {self._call_seconds:g} seconds"
-            )
+            GraphTimeout(f"{call.subject} did not answer within {self._call_seconds:g} seconds")
         )
 
     def _open(self, call: Call, access: Access) -> AbstractAsyncContextManager[Graph]:
@@ -182,7 +188,7 @@ class GraphsApp:
 
     async def _draw(self, call: Call) -> bytes:
         xray = call.fields.get("xray") or False
-        return await self._introspect(call, lambda graph: draw_graph(graph, xray), xray)
+        return await self._introspect(call, lambda graph: draw_graph(graph, xray=xray), xray)
 
     async def _schemas(self, call: Call) -> bytes:
         return await self._introspect(
@@ -192,7 +198,10 @@ class GraphsApp:
     async def _subgraphs(self, call: Call) -> bytes:
         namespace, recurse = call.fields.get("namespace"), bool(call.fields.get("recurse"))
         return await self._introspect(
-            call, lambda graph: subgraph_schemas(graph, namespace, recurse), namespace, recurse
+            call,
+            lambda graph: subgraph_schemas(graph, namespace, recurse=recurse),
+            namespace,
+            recurse,
         )
 
     async def _introspect(self, call: Call, look: Callable[[Graph], Any], *question: Any) -> bytes:
@@ -214,6 +223,13 @@ class GraphsApp:
         broken = {graph_id: each.message for graph_id, each in self._registry.broken.items()}
         return wire.dumps({"loaded": sorted(self._registry.loaded), "broken": broken})
 
+    async def _put_item(self, call: Call) -> bytes:
+        await put_item(self._persistence.store, call.fields)
+        return b"null"
+
+    async def _search_items(self, call: Call) -> bytes:
+        return wire.dumps({"items": await search_items(self._persistence.store, call.fields)})
+
     async def _health(self, _: Call) -> bytes:
         return b'{"ok":true}'
 
@@ -231,7 +247,7 @@ async def _guard(endpoint: Callable[[Call], Awaitable[bytes]], call: Call) -> tu
         log.exception(
             "graph raised", path=call.path, graph_id=call.graph_id, thread_id=call.thread_id
         )
-        return _error(GraphFault(f"Graph '{call.graph_id}' raised {type(error).__name__}"))
+        return _error(GraphFault(f"{call.subject} raised {type(error).__name__}"))
 
 
 def _error(error: AppError) -> tuple[int, bytes]:
@@ -246,7 +262,7 @@ def _parse(path: str, body: bytes) -> Call:
     if not isinstance(fields, dict):
         raise InvalidRequest("the body must be an object")
     needed = {
-        "graph_id": path.startswith("/state/") or path not in ("/graphs/list", "/health"),
+        "graph_id": path.startswith(("/state/", "/graphs/")) and path != "/graphs/list",
         "thread_id": path.startswith("/state/"),
     }
     for name, is_needed in needed.items():

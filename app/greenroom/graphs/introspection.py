@@ -15,7 +15,7 @@ Graph = Pregel[Any, Any, Any, Any]
 Json = dict[str, Any]
 
 
-def draw_graph(graph: Graph, xray: bool | int = False) -> Json:
+def draw_graph(graph: Graph, *, xray: bool | int = False) -> Json:
     """List nodes and edges.
 
     Args:
@@ -47,7 +47,7 @@ def graph_schemas(graph: Graph) -> Json:
     }
 
 
-def subgraph_schemas(graph: Graph, namespace: str | None = None, recurse: bool = False) -> Json:
+def subgraph_schemas(graph: Graph, namespace: str | None = None, *, recurse: bool = False) -> Json:
     """Map each nested graph's namespace to its schemas.
 
     Args:

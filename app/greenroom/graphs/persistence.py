@@ -8,12 +8,12 @@ from typing import Any
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.store.base import BaseStore
-from langgraph.store.postgres.aio import AsyncPostgresStore
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
 
 from greenroom.config import Config
+from greenroom.graphs.long_term import open_store
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
@@ -42,6 +42,9 @@ async def open_persistence(config: Config) -> AsyncIterator[Persistence]:
 
     Comes up without Postgres too: calls fail with psycopg's OperationalError (PoolTimeout
     included) until it is back. Tables are the business of `greenroom migrate`.
+
+    Raises:
+        ConfigError: as `open_store`.
     """
     pool: Pool = AsyncConnectionPool(
         config.database_uri,
@@ -56,4 +59,4 @@ async def open_persistence(config: Config) -> AsyncIterator[Persistence]:
         open=False,
     )
     async with pool:
-        yield Persistence(pool, AsyncPostgresStore(pool))
+        yield Persistence(pool, open_store(pool, config.project))

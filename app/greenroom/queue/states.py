@@ -1,6 +1,7 @@
 """The states of a run and the ways between them."""
 
 from enum import StrEnum
+from uuid import UUID
 
 
 class RunStatus(StrEnum):
@@ -23,6 +24,10 @@ class RunStatus(StrEnum):
     TIMEOUT = "timeout"
     INTERRUPTED = "interrupted"
 
+
+NOBODY = UUID(int=0)
+"""The assistant of a row that only holds its thread's slot, for the time of a state update: no run
+to anyone who lists runs."""
 
 ACTIVE = frozenset({RunStatus.PENDING, RunStatus.RUNNING})
 TERMINAL = frozenset(RunStatus) - ACTIVE

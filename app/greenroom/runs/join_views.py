@@ -9,6 +9,7 @@ from flask import Blueprint, Response, request
 
 from greenroom.contract.endpoint import endpoint
 from greenroom.contract.services import Services, services
+from greenroom.database.pages import AnyRow
 from greenroom.errors import InvalidRequest, NotFound
 from greenroom.queue.states import TERMINAL, RunStatus
 from greenroom.runs import queries, service
@@ -152,7 +153,7 @@ def _join_stream(thread_id: UUID, run_id: UUID, query: JoinQuery, path: str) -> 
 
 
 def _events_of(
-    app: Services, subscription: Any, row: queries.AnyRow | None, query: JoinQuery
+    app: Services, subscription: Any, row: AnyRow | None, query: JoinQuery
 ) -> Iterator[bytes]:
     """The stream that a joiner gets: the table of streaming-v1.md, section 6."""
     if row is None:
@@ -183,12 +184,12 @@ def _events_of(
     )
 
 
-def _find(app: Services, thread_id: UUID, run_id: UUID) -> queries.AnyRow | None:
+def _find(app: Services, thread_id: UUID, run_id: UUID) -> AnyRow | None:
     with app.database.statement() as connection:
         return queries.find_run(connection, thread_id, run_id)
 
 
-def _get_anywhere(run_id: UUID) -> queries.AnyRow:
+def _get_anywhere(run_id: UUID) -> AnyRow:
     with services().database.statement() as connection:
         row = queries.find_run_anywhere(connection, run_id)
     if row is None:

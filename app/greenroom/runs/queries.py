@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, LargeBinary, Row, null, select, text, type_coerce
+from sqlalchemy import Connection, LargeBinary, null, select, text, type_coerce
 from sqlalchemy.dialects.postgresql import insert
 
+from greenroom.database.pages import AnyRow
 from greenroom.database.tables import run, run_result, thread, thread_state
-
-AnyRow = Row[*tuple[Any, ...]]
+from greenroom.queue.states import NOBODY
 
 COLUMNS = (
     run.c.run_id,
@@ -77,7 +77,7 @@ def list_runs(
     connection: Connection, thread_id: UUID, *, status: str | None, limit: int, offset: int
 ) -> Sequence[AnyRow]:
     """A page of a thread's runs, newest first."""
-    query = select(*COLUMNS).where(run.c.thread_id == thread_id)
+    query = select(*COLUMNS).where(run.c.thread_id == thread_id, run.c.assistant_id != NOBODY)
     if status is not None:
         query = query.where(run.c.status == status)
     query = query.order_by(run.c.sequence.desc()).limit(limit).offset(offset)
@@ -86,7 +86,9 @@ def list_runs(
 
 def list_active(connection: Connection, statuses: Sequence[str]) -> Sequence[AnyRow]:
     """Every run of the server in these statuses: run_id, thread_id."""
-    query = select(run.c.run_id, run.c.thread_id).where(run.c.status.in_(statuses))
+    query = select(run.c.run_id, run.c.thread_id).where(
+        run.c.status.in_(statuses), run.c.assistant_id != NOBODY
+    )
     return connection.execute(query).all()
 
 

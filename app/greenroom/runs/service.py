@@ -13,6 +13,7 @@ from greenroom.assistants.mirror import mirror
 from greenroom.config import Project
 from greenroom.contract.fields import UUID_FORM
 from greenroom.database.engine import Database
+from greenroom.database.pages import AnyRow
 from greenroom.errors import InvalidRequest, NotFound, RunNotFound, ThreadNotFound
 from greenroom.identifiers import new_id
 from greenroom.queue.admission import (
@@ -346,7 +347,7 @@ def list_runs(
     return [{name: run[name] for name in fields} for run in shown] if fields else shown
 
 
-def show(row: queries.AnyRow) -> dict[str, Any]:
+def show(row: AnyRow) -> dict[str, Any]:
     """A run on the wire."""
     return {
         "run_id": row.run_id,

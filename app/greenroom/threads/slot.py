@@ -19,12 +19,11 @@ from greenroom.database.engine import Database
 from greenroom.errors import Conflict, ThreadNotFound
 from greenroom.identifiers import new_id
 from greenroom.queue.life import settle
+from greenroom.queue.states import NOBODY
 from greenroom.threads.queries import delete_checkpoints
 
 HOLDER = "state update"
 """The `worker_id` of the row."""
-NOBODY = UUID(int=0)
-"""The `assistant_id` of the row, by which lists of runs leave it out."""
 LEASE_SECONDS = 100.0
 """Above the longest call to the graphs process (GraphsClient, 75 s and 5 to connect)."""
 PATIENCE_SECONDS = 10.0

@@ -1,0 +1,1 @@
+"""Long-term memory: items in namespaces, the same that graphs see through `runtime.store`."""

@@ -1,0 +1,112 @@
+"""The waiting broker keeps Dramatiq's word, and wakes at once."""
+
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import dramatiq
+import pytest
+import redis
+
+from greenroom.cli.embedded import EmbeddedRedis
+from greenroom.errors import DatabaseUnavailable
+from greenroom.signals.bell import ACTOR, LONGEST_QUEUE, QUEUE, Bell
+from greenroom.signals.connection import connect
+from greenroom_workers.broker import make_broker
+
+NAMESPACE = "test:bell"
+
+
+@pytest.fixture
+def client() -> Iterator[redis.Redis]:
+    """A Redis of one's own."""
+    with tempfile.TemporaryDirectory(prefix="greenroom-test-") as directory:
+        Path(directory).chmod(0o755)
+        with EmbeddedRedis(Path(directory) / "data") as engine:
+            made = connect(engine.uri, socket_timeout=10.0)
+            yield made
+            made.close()
+
+
+class Counting:
+    """A worker whose actor counts, and waits or fails when told to."""
+
+    def __init__(self, client: redis.Redis, threads: int) -> None:
+        self.calls = threading.Semaphore(0)
+        self.failures = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        broker = make_broker(client, NAMESPACE, 3)
+
+        @dramatiq.actor(broker=broker, queue_name=QUEUE, actor_name=ACTOR)
+        def look() -> None:
+            self.calls.release()
+            self.gate.wait(20)
+            if self.failures:
+                self.failures -= 1
+                raise DatabaseUnavailable("away")
+
+        self.worker = dramatiq.Worker(broker, worker_threads=threads)
+        self.worker.start()
+
+    def called(self, seconds: float = 10) -> bool:
+        """Wait for one call."""
+        return self.calls.acquire(timeout=seconds)
+
+
+@pytest.fixture
+def start(client: redis.Redis) -> Iterator[type[Counting]]:
+    """Start counting workers; they are stopped afterwards."""
+    made: list[Counting] = []
+
+    def begin(threads: int = 2) -> Counting:
+        made.append(Counting(client, threads))
+        return made[-1]
+
+    yield begin  # type: ignore[misc]
+    for one in made:
+        one.gate.set()
+        one.worker.stop(timeout=5000)
+
+
+def test_every_ring_is_heard(client: redis.Redis, start: type[Counting]) -> None:
+    """Rings before the start and after it each lead to one look."""
+    bell = Bell(client, NAMESPACE)
+    bell.ring(3)
+    worker = start()
+    assert all(worker.called() for _ in range(3))
+    bell.ring()
+    assert worker.called()
+
+
+def test_a_busy_process_leaves_rings_for_others(client: redis.Redis, start: type[Counting]) -> None:
+    """With all threads at work, what cannot be handled now is heard by whoever is free."""
+    busy = start(1)
+    busy.gate.clear()
+    bell = Bell(client, NAMESPACE)
+    bell.ring()
+    assert busy.called()
+    bell.ring(6)
+    free = start(2)
+    assert all(free.called() for _ in range(3))
+
+
+def test_a_look_that_meets_a_lost_database_is_tried_three_times(
+    client: redis.Redis, start: type[Counting]
+) -> None:
+    """At most 3 attempts on transient database errors; then the sweep takes over."""
+    worker = start()
+    worker.failures = 10
+    Bell(client, NAMESPACE).ring()
+    assert all(worker.called(20) for _ in range(3))
+    assert not worker.called(3)
+    assert worker.failures == 7
+
+
+def test_a_full_list_takes_no_more_sentinels(client: redis.Redis) -> None:
+    """Memory stays flat behind workers that are away: one sentinel says as much as a million."""
+    bell = Bell(client, NAMESPACE)
+    bell.ring(LONGEST_QUEUE + 1)
+    bell.ring(5)
+    assert client.llen(f"{NAMESPACE}:{QUEUE}") == LONGEST_QUEUE + 1
