@@ -7,6 +7,7 @@ from greenroom.assistants.views import assistants
 from greenroom.config import Config, load_config
 from greenroom.contract import cors, failures
 from greenroom.contract.services import Services
+from greenroom.crons.views import crons
 from greenroom.database.deployment import find_deployment
 from greenroom.database.engine import Database
 from greenroom.graphs.client import GraphsClient
@@ -38,7 +39,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.extensions["greenroom"] = build_services(config)
     failures.install(app)
     cors.install(app, config.cors)
-    for blueprint in (assistants, threads, states, runs, joins, store, system):
+    for blueprint in (assistants, threads, states, runs, joins, crons, store, system):
         app.register_blueprint(blueprint, url_prefix=config.mount_prefix or None)
     return app
 

@@ -11,6 +11,7 @@ from typing import Final
 from sqlalchemy.exc import SQLAlchemyError
 
 from greenroom.config import Config
+from greenroom.crons import service as crons
 from greenroom.database.engine import Database
 from greenroom.errors import AppError
 from greenroom.logs import get_logger
@@ -24,6 +25,8 @@ from greenroom_workers.execution import Executor, Stop
 log = get_logger(__name__)
 
 EXHAUSTED: Final = "WorkerLost"
+HELD_CRON_SECONDS: Final = 0.25
+"""Until the next look at a due cron that another worker, or a request on its thread, has locked."""
 
 
 class Upkeep:
@@ -98,6 +101,7 @@ class Upkeep:
 
     def _sweep(self) -> float:
         """Repair what crashes left; the seconds until the next sweep."""
+        next_cron_seconds = self._guarded("crons", self._fire_crons)
         with self.database.statement() as connection:
             requeued = life.requeue_expired(connection, self.config.max_attempts)
             exhausted = life.find_exhausted(connection, self.config.max_attempts)
@@ -117,9 +121,16 @@ class Upkeep:
         free = self.config.slots - len(self.executor.active)
         if due and free > 0:
             self._wake(min(due, free))
-        if next_due_seconds is None:
-            return self.config.sweep_seconds
-        return min(self.config.sweep_seconds, max(0.02, next_due_seconds))
+        waits = [self.config.sweep_seconds, next_due_seconds, next_cron_seconds]
+        return max(0.02, min(seconds for seconds in waits if seconds is not None))
+
+    def _fire_crons(self) -> float | None:
+        """Start the runs of due crons; the seconds until the next is due, None when none will be."""
+        fired = crons.fire_due(self.database, self.signals, self.config.project)
+        due_seconds = crons.find_next_due(self.database)
+        if due_seconds is not None and due_seconds <= 0 and not fired:
+            return HELD_CRON_SECONDS
+        return due_seconds
 
     def _fail(self, lease: Lease, attempts: int) -> None:
         """End a run that took its worker with it every time."""

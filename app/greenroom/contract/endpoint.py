@@ -58,16 +58,17 @@ def endpoint(
     Raises:
         InvalidRequest: with the name of the field in its sentence.
     """
-    adapter = TypeAdapter(body) if body is not None else None
+    body_adapter = TypeAdapter(body) if body is not None else None
+    query_adapter = TypeAdapter(query) if query is not None else None
 
     def decorate(view: View) -> Callable[..., Response]:
         @functools.wraps(view)
         def framed(**path: Any) -> Response:
             arguments = {name: _path_value(name, value) for name, value in path.items()}
-            if query is not None:
-                arguments["query"] = _validate(TypeAdapter(query), _query_values(query))
-            if adapter is not None:
-                arguments["body"] = _validate(adapter, read_json())
+            if query is not None and query_adapter is not None:
+                arguments["query"] = _validate(query_adapter, _query_values(query))
+            if body_adapter is not None:
+                arguments["body"] = _validate(body_adapter, read_json())
             answer = view(**arguments)
             if isinstance(answer, Response):
                 return answer

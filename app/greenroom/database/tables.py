@@ -172,6 +172,44 @@ run_event = Table(
     prefixes=["UNLOGGED"],
 )
 
+cron = Table(
+    "cron",
+    metadata,
+    Column("cron_id", Uuid, primary_key=True),
+    Column(
+        "assistant_id",
+        Uuid,
+        ForeignKey("assistant.assistant_id", ondelete="CASCADE"),
+        nullable=False,
+    ),
+    # None: each run makes a thread of its own.
+    Column("thread_id", Uuid, ForeignKey("thread.thread_id", ondelete="CASCADE")),
+    Column("user_id", Text, nullable=False, server_default=""),
+    Column("schedule", Text, nullable=False),
+    # An IANA name; None is UTC.
+    Column("timezone", Text),
+    # Nothing starts at or after it; None: it goes on for ever.
+    Column("end_time", INSTANT),
+    # The request as it was sent and patched, with its own id in config.configurable.
+    Column("payload", JsonBytes, nullable=False),
+    Column("metadata", JSONB, nullable=False),
+    # Delete or keep, of the threads that it makes; None on a thread's cron.
+    Column("on_run_completed", Text),
+    Column("enabled", Boolean, nullable=False, server_default=text("true")),
+    # The slot that fires next; None once no slot is left before the end.
+    Column("next_run_date", INSTANT),
+    Column("created_at", INSTANT, nullable=False, server_default=NOW),
+    Column("updated_at", INSTANT, nullable=False, server_default=NOW),
+)
+
+# The slots that a cron has used up; swept when they are too old to come again.
+cron_firing = Table(
+    "cron_firing",
+    metadata,
+    Column("cron_id", Uuid, ForeignKey("cron.cron_id", ondelete="CASCADE"), primary_key=True),
+    Column("slot", INSTANT, primary_key=True),
+)
+
 deployment = Table(
     "deployment",
     metadata,

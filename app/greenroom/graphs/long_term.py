@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
+import psycopg
 from langchain_core.embeddings import Embeddings
 from langgraph.store.base import (
     BaseStore,
@@ -31,11 +32,14 @@ from psycopg.rows import DictRow
 from psycopg_pool import AsyncConnectionPool
 
 from greenroom.config import Project
-from greenroom.errors import BadRequest, ConfigError, GraphFault
-from greenroom.graphs.factories import LoadError, run_in_thread
-from greenroom.graphs.registry import _attribute, _import_file, _module_name
+from greenroom.errors import BadRequest, ConfigError, GraphFault, InvalidRequest
+from greenroom.graphs.factories import run_in_thread
+from greenroom.graphs.registry import _import_file, _module_name
 from greenroom.store.filters import read_member
 from greenroom.store.settings import StoreSettings, read_settings
+
+MAX_TEXTS = 10_000
+"""To embed of one item; each takes four of a statement's 65,535 parameters."""
 
 Vectors = list[list[float]]
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
@@ -77,6 +81,7 @@ async def put_item(store: BaseStore, request: Mapping[str, Any]) -> None:
         request: `namespace`, `key`, `value`, `index` (paths; None takes the configured ones) and
             `ttl_minutes` (None: it stays).
     Raises:
+        InvalidRequest: its paths lead to too many texts, or two of them to one name.
         GraphFault: the embeddings are not what `store.index` promises.
     """
     # Not `aput`, which lets one caller at a time embed.
@@ -87,7 +92,11 @@ async def put_item(store: BaseStore, request: Mapping[str, Any]) -> None:
         request.get("index"),
         request.get("ttl_minutes"),
     )
-    await store.abatch([put])
+    try:
+        await store.abatch([put])
+    except psycopg.errors.CardinalityViolation as error:
+        # `*` and `*.0`: the first numbers its texts, and calls one of them like the second.
+        raise InvalidRequest("two paths of index name the same vector") from error
 
 
 async def search_items(store: BaseStore, request: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -109,7 +118,7 @@ async def search_items(store: BaseStore, request: Mapping[str, Any]) -> list[dic
         refresh_ttl=request["refresh"],
     )
     (found,) = await store.abatch([search])
-    return [_wire_item(item) for item in found[offset:] if isinstance(item, SearchItem)]  # type: ignore[index, union-attr]
+    return [_wire_item(item) for item in found[offset:] if isinstance(item, SearchItem)]  # type: ignore[index]
 
 
 def _wire_item(item: SearchItem) -> dict[str, Any]:
@@ -124,11 +133,11 @@ def _wire_item(item: SearchItem) -> dict[str, Any]:
 
 
 class LongTermStore(AsyncPostgresStore):
-    """langgraph's store, with the rules of our API, and no connection held while users' code embeds."""
+    """langgraph's store by the rules of our API; holds no connection while users' code embeds."""
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         """See the base class."""
-        ops = list(ops)
+        ops = [_explicit(op) for op in ops]
         if not isinstance(self.embeddings, ApartEmbeddings):
             return await super().abatch(ops)
         # The base class would embed with a connection in hand, which checkpoints may wait for.
@@ -148,8 +157,10 @@ class LongTermStore(AsyncPostgresStore):
             case PutOp(value=dict(value), index=index) if index is not False:
                 fields: Any = self.index_config and self.index_config.get("__tokenized_fields")
                 paths = fields if index is None else [(path, tokenize_path(path)) for path in index]
-                for _, path in paths:
-                    yield from get_text_at_path(value, path)
+                texts = [text for _, path in paths for text in get_text_at_path(value, path)]
+                if len(texts) > MAX_TEXTS:
+                    raise InvalidRequest(f"an item has more than {MAX_TEXTS} texts to embed")
+                yield from texts
 
     def _prepare_batch_PUT_queries(self, put_ops: Any) -> Any:  # noqa: N802 (langgraph's name)
         queries, embedding = super()._prepare_batch_PUT_queries(put_ops)
@@ -175,8 +186,20 @@ class LongTermStore(AsyncPostgresStore):
         return " AND ".join(parts), [operand for each in conditions for operand in each.operands]
 
 
+def _explicit(op: Op) -> Op:
+    """Spell equality out, so that the base class asks us what it means."""
+    if not isinstance(op, SearchOp) or not op.filter:
+        return op
+    filters = {
+        name: wanted if isinstance(wanted, dict) else {"$eq": wanted}
+        for name, wanted in op.filter.items()
+    }
+    return op._replace(filter=filters)
+
+
 FORGET_VECTORS = (
-    "DELETE FROM store_vectors WHERE (prefix, key) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
+    "DELETE FROM store_vectors "
+    "WHERE (prefix, key) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"
 )
 SET_MINUTES = "UPDATE store SET ttl_minutes = %s WHERE prefix = %s AND key = %s"
 
@@ -253,35 +276,36 @@ def load_embeddings(embed: str, directory: Path) -> Embeddings:
     Raises:
         ConfigError: it cannot be loaded; names the key and the reason.
     """
-    location, _, name = embed.rpartition(":")
-    is_file = "/" in location or "\\" in location or location.endswith(".py")
+    # The first part: a model's name may hold colons and dots as well.
+    provider = embed.partition(":")[0]
+    is_model = "." not in provider and "/" not in provider
     try:
-        if not is_file and "." not in location:
-            return ensure_embeddings(embed)
-        value = _load(location, name, directory) if is_file else _import(location, name)
+        value = ensure_embeddings(embed) if is_model else _import(embed, directory)
     except (Exception, SystemExit) as error:  # users' code may raise anything
         raise ConfigError(
             f'langgraph.json: "store.index.embed" is {embed!r}, which cannot be loaded: '
             f"{str(error) or type(error).__name__}"
         ) from error
-    if not isinstance(value, Embeddings) and not callable(value):
-        raise ConfigError(
-            f'langgraph.json: "store.index.embed" is {embed!r}, which is neither a function nor an '
-            "Embeddings object"
-        )
     if isinstance(value, Embeddings) or _is_async(value):
         return ensure_embeddings(value)
-    return ensure_embeddings(_threaded(value))
+    if callable(value):
+        return ensure_embeddings(_threaded(value))
+    raise ConfigError(
+        f'langgraph.json: "store.index.embed" is {embed!r}, which is neither a function nor an '
+        "Embeddings object"
+    )
 
 
-def _load(location: str, name: str, directory: Path) -> Any:
+def _import(path: str, directory: Path) -> Any:
+    location, _, name = path.rpartition(":")
+    if "/" not in location and not location.endswith(".py"):
+        module = importlib.import_module(location)
     # A graph's file that has the function, too, is not run twice.
-    module = sys.modules.get(_module_name(location))
-    return _attribute(module or _import_file(location, directory, {}), name, location)
-
-
-def _import(location: str, name: str) -> Any:
-    return _attribute(importlib.import_module(location), name, location)
+    elif (loaded := sys.modules.get(_module_name(location))) is not None:
+        module = loaded
+    else:
+        module = _import_file(location, directory, {})
+    return getattr(module, name)
 
 
 def _is_async(function: Any) -> bool:

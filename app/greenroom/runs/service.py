@@ -52,6 +52,20 @@ class Prepared:
         """No thread was named."""
         return bool(self.kwargs["temporary"])
 
+    @property
+    def action(self) -> CancelAction | None:
+        """What its strategy does to the runs before; None leaves them alone."""
+        strategy = self.new.multitask_strategy
+        return CancelAction(strategy) if strategy in {"interrupt", "rollback"} else None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A run that was let in, and what became of those that had to make room for it."""
+
+    admitted: Admitted
+    cancelled: Cancelled
+
 
 def prepare(
     database: Database, project: Project, body: RunCreate, thread_id: UUID | None
@@ -65,13 +79,32 @@ def prepare(
         InvalidRequest: `assistant_id` is neither a uuid nor a graph.
         BadRequest: both `config.configurable` and `context` are given.
     """
-    assistant = find_assistant(database, project, body.assistant_id)
+    return prepare_for(find_assistant(database, project, body.assistant_id), body, thread_id)
+
+
+def prepare_for(
+    assistant: Any,
+    body: RunCreate,
+    thread_id: UUID | None,
+    *,
+    origin: Mapping[str, str] | None = None,
+) -> Prepared:
+    """Work out what a run of an assistant that has been found will store.
+
+    Args:
+        assistant: as `find_assistant` gives it; the body's `assistant_id` is not looked at.
+        thread_id: None for a stateless run.
+        origin: the id of what starts it, for `configurable`; None for a client's request.
+    Raises:
+        BadRequest: both `config.configurable` and `context` are given.
+    """
     run_id, target = new_id(), thread_id or uuid4()
     is_stateless = thread_id is None
     keep = isinstance(body, RunCreateStateless) and body.on_completion == "keep"
     ids = {"graph_id": assistant.graph_id, "assistant_id": str(assistant.assistant_id)}
     metadata = {**assistant.metadata, **ids, **body.metadata}
     kwargs = make_kwargs(body, assistant, metadata, run_id, target)
+    kwargs["config"]["configurable"] |= origin or {}
     kwargs["temporary"] = is_stateless
     kwargs["on_completion"] = "keep" if keep else "delete"
     strategy = body.multitask_strategy if isinstance(body, RunCreateStateful) else "enqueue"
@@ -175,22 +208,34 @@ def admit(database: Database, signals: Signals, prepared: Prepared) -> dict[str,
         NotFound: no such thread, and the request does not create it.
         ThreadBusy: strategy reject on a busy thread.
     """
+    is_single = not prepared.creates_thread and prepared.action is None
+    with database.statement() if is_single else database.transaction() as connection:
+        entry = enter(connection, prepared)
+    announce_entry(signals, prepared, entry)
+    return show_new(prepared, entry.admitted)
+
+
+def enter(connection: Connection, prepared: Prepared) -> Entry:
+    """Let a run in, on the thread that it brings or finds, its strategy applied to those before.
+
+    Wants a transaction when it brings a thread or stops runs, and `announce_entry` after it.
+
+    Raises: as `admit`.
+    """
     cancelled = Cancelled()
-    action = multitask_action(prepared.new.multitask_strategy)
-    if action is None and not prepared.creates_thread:
-        with database.statement() as connection:
-            admitted = admit_run(connection, prepared.new)
-    else:
-        with database.transaction() as connection:
-            if prepared.creates_thread:
-                create_thread(connection, prepared)
-            if action is not None:
-                cancelled = cancel_active(connection, prepared.new.thread_id, action)
-            admitted = admit_run(connection, prepared.new)
-    announce(signals, prepared.new.thread_id, cancelled, action or CancelAction.INTERRUPT)
-    if admitted.is_ready:
+    if prepared.creates_thread:
+        create_thread(connection, prepared)
+    if prepared.action is not None:
+        cancelled = cancel_active(connection, prepared.new.thread_id, prepared.action)
+    return Entry(admit_run(connection, prepared.new), cancelled)
+
+
+def announce_entry(signals: Signals, prepared: Prepared, entry: Entry) -> None:
+    """Tell who had to make room, and wake a worker."""
+    action = prepared.action or CancelAction.INTERRUPT
+    announce(signals, prepared.new.thread_id, entry.cancelled, action)
+    if entry.admitted.is_ready:
         signals.ring()
-    return show_new(prepared, admitted)
 
 
 def admit_all(
@@ -214,11 +259,6 @@ def create_thread(connection: Connection, prepared: Prepared) -> None:
         prepared.thread_metadata,
         is_temporary=prepared.is_temporary,
     )
-
-
-def multitask_action(strategy: str) -> CancelAction | None:
-    """What a strategy does to the runs before; None leaves them alone."""
-    return CancelAction(strategy) if strategy in {"interrupt", "rollback"} else None
 
 
 def cancel(

@@ -10,6 +10,8 @@ QUEUE: Final = "runs"
 ACTOR: Final = "execute_due_runs"
 LONGEST_QUEUE: Final = 1000
 """Sentinels beyond this many say nothing new: workers drain the table, not the list."""
+LOOK_EVERY = 50
+"""Rings between two looks at the length of the list."""
 
 
 class Bell:
@@ -19,6 +21,7 @@ class Bell:
         self.client = client
         self.broker = RedisBroker(client=client, namespace=namespace, middleware=[])
         self.list = f"{namespace}:{QUEUE}"
+        self._rings = 0
 
     def ring(self, times: int = 1) -> None:
         """Put sentinels on the list.
@@ -26,7 +29,10 @@ class Bell:
         Raises:
             redis.RedisError: Redis is away; the sweep will find the run.
         """
-        if self.client.llen(self.list) > LONGEST_QUEUE:
+        # Now and then is enough: the list may grow by as much in between.
+        self._rings += 1
+        if self._rings % LOOK_EVERY == 0 and self.client.llen(self.list) > LONGEST_QUEUE:
+            self._rings -= 1
             return
         for _ in range(times):
             self.broker.enqueue(

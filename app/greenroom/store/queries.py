@@ -87,15 +87,14 @@ def put_item(
         ttl_minutes: None: it stays.
         has_vectors: there is an index; what it knows of the item is forgotten.
     """
-    is_mortal = ttl_minutes is not None
     connection.execute(
         text((FORGET_VECTORS if has_vectors else "") + PUT),
         {
             "prefix": prefix,
             "key": key,
             "value": value.decode(),
-            "ttl_seconds": ttl_minutes * 60 if is_mortal else None,
-            "ttl_minutes": math.ceil(ttl_minutes) if is_mortal else None,
+            "ttl_seconds": None if ttl_minutes is None else ttl_minutes * 60,
+            "ttl_minutes": None if ttl_minutes is None else math.ceil(ttl_minutes),
         },
     )
 

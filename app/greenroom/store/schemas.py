@@ -1,36 +1,15 @@
 """Store items on the wire (http.md, section 6)."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import BeforeValidator, Field
 
 from greenroom import wire
 from greenroom.contract.fields import Flag, Maybe, Object, Offset, QueryModel, WireModel
 from greenroom.store.settings import MAX_MINUTES
 
-MAX_DEPTH = 200
-"""Of a value; Postgres and JSON libraries give up somewhere above."""
 MAX_PATHS = 100
-
-
-def refuse_deep(value: Any) -> Any:
-    """Let a value through that is nested at most MAX_DEPTH deep."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [child for each in level for child in _children(each)]
-        if not level:
-            return value
-    raise ValueError(f"nested more than {MAX_DEPTH} deep")
-
-
-def _children(value: Any) -> Any:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
-
-
-Value = Annotated[Object, AfterValidator(refuse_deep)]
 Text = Annotated[str, BeforeValidator(wire.clean)]
 """Of a query string, which has not been cleaned as bodies are."""
 Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -71,7 +50,7 @@ class ItemPut(WireModel):
 
     namespace: list[str]
     key: str
-    value: Value
+    value: Object
     index: Literal[False] | Annotated[list[str], Field(max_length=MAX_PATHS)] | None = None
     """Paths to embed instead of the configured ones; False embeds nothing."""
     ttl: Minutes | None = None
@@ -100,7 +79,7 @@ class ItemSearch(WireModel):
 
     namespace_prefix: list[str] | None = None
     """The labels that an item's namespace begins with; None and empty mean all."""
-    filter: Value | None = None
+    filter: Object | None = None
     limit: Count = 10
     offset: Offset = 0
     query: str | None = None

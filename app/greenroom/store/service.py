@@ -30,7 +30,7 @@ def put(database: Database, graphs: GraphsClient, settings: StoreSettings, body:
 
     Raises:
         BadRequest: the namespace is empty or reserved.
-        InvalidRequest: a label, or a name that is too long.
+        InvalidRequest: a label, a name that is too long, or paths that cannot be embedded.
         GraphFault: the embedding function failed; GraphsUnavailable and GraphTimeout likewise.
     """
     prefix = _item_prefix(body.namespace)
@@ -44,7 +44,9 @@ def put(database: Database, graphs: GraphsClient, settings: StoreSettings, body:
         raise InvalidRequest(f"a path in index is longer than {MAX_PATH_BYTES} bytes")
     ttl = body.ttl if "ttl" in body.model_fields_set else settings.default_ttl_minutes
     if settings.index is not None and body.index is not False:
-        graphs.put_item(body.namespace, body.key, body.value, index=body.index, ttl_minutes=ttl)
+        # A path given twice would write one vector twice.
+        paths = None if body.index is None else list(dict.fromkeys(body.index))
+        graphs.put_item(body.namespace, body.key, body.value, index=paths, ttl_minutes=ttl)
         return
     with database.statement() as connection:
         queries.put_item(

@@ -65,7 +65,7 @@ def _index(value: Any) -> Index:
         raise _wrong("store.index.embed", '"./file.py:function" or "provider:model"', embed)
     if not isinstance(fields, list) or not all(isinstance(f, str) and f for f in fields):
         raise _wrong("store.index.fields", "a list of paths", fields)
-    return Index(dims, embed, tuple(fields))
+    return Index(dims, embed, tuple(dict.fromkeys(fields)))
 
 
 def _table(value: Any, key: str) -> dict[str, Any]:

@@ -47,6 +47,8 @@ class _Body:
         self.is_complete = False
 
     def __iter__(self) -> Iterator[bytes]:
+        # Sends the headers at once: clients learn the ids of the run from them.
+        yield b""
         yield from self.chunks
         self.is_complete = not self.subscription.is_gone
 
