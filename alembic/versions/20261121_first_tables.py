@@ -131,6 +131,13 @@ CREATE TABLE run_result (
 -- The sweep of results that nobody fetched.
 CREATE INDEX run_result_expiry ON run_result (expires_at);
 
+-- Who works, for /metrics: written with every renewal of leases, worth as long as it is fresh.
+CREATE UNLOGGED TABLE worker (
+    worker_id text PRIMARY KEY,
+    slots integer NOT NULL,
+    heartbeat_at timestamptz NOT NULL DEFAULT now()
+);
+
 CREATE UNLOGGED TABLE run_event (
     run_id uuid NOT NULL REFERENCES run ON DELETE CASCADE,
     first_seq integer NOT NULL,
@@ -154,6 +161,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute(
-        "DROP TABLE run_event, run_result, run, thread_state, thread, assistant_version, "
+        "DROP TABLE run_event, worker, run_result, run, thread_state, thread, assistant_version, "
         "assistant, deployment"
     )

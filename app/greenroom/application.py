@@ -19,6 +19,7 @@ from greenroom.signals.keys import Keys
 from greenroom.signals.sender import Signals
 from greenroom.store.views import store
 from greenroom.streaming.relay import Relay
+from greenroom.system import metrics
 from greenroom.system.views import system
 from greenroom.threads.state_views import states
 from greenroom.threads.views import threads
@@ -39,6 +40,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.extensions["greenroom"] = build_services(config)
     failures.install(app)
     cors.install(app, config.cors)
+    metrics.install(app)
     for blueprint in (assistants, threads, states, runs, joins, crons, store, system):
         app.register_blueprint(blueprint, url_prefix=config.mount_prefix or None)
     return app

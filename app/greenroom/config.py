@@ -353,3 +353,8 @@ def export_project_environment(project: Project) -> None:
     """Give the user's code the `env` of langgraph.json; what the process already has wins."""
     for name, value in project.environment.items():
         os.environ.setdefault(name, value)
+
+
+def are_metrics_shared() -> bool:
+    """Whether several processes of this host count together (prometheus_client's own variable)."""
+    return "PROMETHEUS_MULTIPROC_DIR" in os.environ

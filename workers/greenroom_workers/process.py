@@ -125,6 +125,7 @@ class WorkerProcess:
         self._wait_until_idle(time.monotonic() + HAND_BACK_SECONDS)
         self._hand_back_stuck()
         self.upkeep.stop()
+        self._sign_off()
         try:
             self.worker.stop(timeout=2000)
         except (DramatiqError, OSError) as error:
@@ -134,6 +135,13 @@ class WorkerProcess:
         log.info("worker stopped")
         # Threads of user code that never end must not keep the process.
         os._exit(0)
+
+    def _sign_off(self) -> None:
+        try:
+            with self.upkeep_database.statement() as connection:
+                life.sign_off(connection, self.worker_id)
+        except AppError as error:
+            log.warning("worker not signed off", error=repr(error))
 
     def _wait_until_idle(self, deadline: float) -> None:
         while self.executor.active and time.monotonic() < deadline:

@@ -90,6 +90,8 @@ class Upkeep:
                 elif (wish := held[lease.run_id]) is not None:
                     run.request_stop(Stop.CANCEL, wish)
         self.renewed_at = asked_at
+        with self.database.statement() as connection:
+            life.beat(connection, self.executor.worker_id, self.config.slots)
 
     def _abandon_if_expired(self) -> None:
         """Cut off from Postgres for as long as a lease: others may run our runs by now."""
@@ -125,7 +127,7 @@ class Upkeep:
         return max(0.02, min(seconds for seconds in waits if seconds is not None))
 
     def _fire_crons(self) -> float | None:
-        """Start the runs of due crons; the seconds until the next is due, None when none will be."""
+        """Start the runs of due crons; the seconds until the next one is due, None without any."""
         fired = crons.fire_due(self.database, self.signals, self.config.project)
         due_seconds = crons.find_next_due(self.database)
         if due_seconds is not None and due_seconds <= 0 and not fired:

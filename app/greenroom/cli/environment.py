@@ -28,6 +28,11 @@ config_option: Decorator = click.option(
 )
 
 
+def share_metrics(directory: str) -> None:
+    """Tell prometheus_client, in this process and its children, where counters are shared."""
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+
+
 def child_environment(config_file: Path | None, **settings: str) -> dict[str, str]:
     """Copy our environment for a child; langgraph.json's path becomes absolute in it."""
     path = Path(config_file or os.environ.get("GREENROOM_CONFIG", DEFAULT_CONFIG_FILE))

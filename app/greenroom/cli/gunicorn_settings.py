@@ -1,11 +1,12 @@
 """gunicorn's settings file, read by name: `gunicorn -c python:greenroom.cli.gunicorn_settings`."""
 
 import resource
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import greenroom
-from greenroom.cli.environment import GUNICORN_GRACE_SECONDS
+from greenroom.cli.environment import GUNICORN_GRACE_SECONDS, share_metrics
 from greenroom.config import load_config
 from greenroom.logs import configure_logs
 
@@ -35,6 +36,27 @@ control_socket_disable = True
 # On a disk a busy writer could delay the workers' signs of life.
 if Path("/dev/shm").is_dir():  # noqa: S108  gunicorn opens it with mkstemp
     worker_tmp_dir = "/dev/shm"  # noqa: S108
+
+
+_figures: tempfile.TemporaryDirectory[str] | None = None
+if workers > 1:
+    # Where the workers' counters lie, so that any of them can answer /metrics for all.
+    _figures = tempfile.TemporaryDirectory(prefix="greenroom-metrics-")
+    share_metrics(_figures.name)
+
+
+def child_exit(_arbiter: Any, worker: Any) -> None:
+    """Forget what only a living worker may report; its counts stay."""
+    if _figures is not None:
+        from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415 (reads the dir)
+
+        mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+
+def on_exit(_arbiter: Any) -> None:
+    """Remove the counters."""
+    if _figures is not None:
+        _figures.cleanup()
 
 
 def on_starting(_arbiter: Any) -> None:

@@ -25,6 +25,8 @@ class Contract:
     query: type[BaseModel] | None = None
     returns: Any = None
     status: int = 200
+    also: tuple[int, ...] = ()
+    """Other statuses of success, on request of the client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ def endpoint(
     query: type[BaseModel] | None = None,
     returns: Any = None,
     status: int = 200,
+    also: tuple[int, ...] = (),
 ) -> Callable[[View], Callable[..., Response]]:
     """Frame a view: path ids become UUIDs, `body` and `query` validated keyword arguments.
 
@@ -55,6 +58,7 @@ def endpoint(
         query: a QueryModel; of a parameter given twice the last counts, unless it is a list.
         returns: the shape of the answer, for the OpenAPI document.
         status: of an answer that is a plain value.
+        also: other statuses of success that a client may ask for.
     Raises:
         InvalidRequest: with the name of the field in its sentence.
     """
@@ -74,7 +78,7 @@ def endpoint(
                 return answer
             return dump(answer if isinstance(answer, Reply) else Reply(answer, status))
 
-        framed.contract = Contract(body, query, returns, status)  # type: ignore[attr-defined]
+        framed.contract = Contract(body, query, returns, status, also)  # type: ignore[attr-defined]
         return framed
 
     return decorate

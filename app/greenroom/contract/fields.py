@@ -4,7 +4,8 @@ import re
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 T = TypeVar("T")
 UUID_FORM = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -42,13 +43,31 @@ def refuse_null(value: Any) -> Any:
     return value
 
 
+class RefuseNull(BeforeValidator):
+    """Refuses null, and says so in the JSON schema: the type alone, without a null beside it."""
+
+    def __init__(self) -> None:
+        super().__init__(refuse_null)
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Take the null out of `anyOf`."""
+        shown = dict(handler(schema))
+        others = [one for one in shown.get("anyOf", []) if one != {"type": "null"}]
+        if len(others) == 1:
+            del shown["anyOf"]
+            return {**others[0], **shown}
+        return {**shown, "anyOf": others} if others else shown
+
+
 def read_flag(value: Any) -> bool:
     """Read 1, true, yes, on; anything else is false, as on the reference (http.md, 3.2)."""
     return str(value).lower() in {"1", "true", "yes", "on"}
 
 
 Id = Annotated[UUID, BeforeValidator(parse_uuid)]
-Maybe = Annotated[T | None, BeforeValidator(refuse_null)]
+Maybe = Annotated[T | None, RefuseNull()]
 """Absent (None) or a T; never null."""
 Object = dict[str, Any]
 Flag = Annotated[bool, BeforeValidator(read_flag)]

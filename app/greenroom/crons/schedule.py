@@ -1,10 +1,11 @@
 """When a cron is due: five fields or a macro, and perhaps a sixth field of seconds at the end.
 
-Where the clocks change, the rules are those of Debian's cron, as cronsim implements them. A schedule
-whose minute and hour are both fixed comes once on such a day: at a time that the clocks skip it
-comes right after the gap, at a time that they repeat it comes the first time only. One whose minute
-or hour begins with a star follows the clock: what is skipped does not come, what is repeated comes
-twice. Seconds change nothing in this: they divide the minutes that the other fields name.
+Where the clocks change, the rules are those of Debian's cron, as cronsim implements them. A
+schedule whose minute and hour are both fixed comes once on such a day: at a time that the clocks
+skip it comes right after the gap, at a time that they repeat it comes the first time only. One
+whose minute or hour begins with a star follows the clock: what is skipped does not come, what is
+repeated comes twice. Seconds change nothing in this: they divide the minutes that the other fields
+name.
 """
 
 from collections.abc import Iterator

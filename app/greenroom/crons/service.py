@@ -113,8 +113,8 @@ def patch(database: Database, project: Project, cron_id: UUID, body: CronPatch) 
         metadata = {**stored.metadata, **(body.metadata or {})}
         if body.metadata is not None:
             sent["metadata"] = metadata
-        changes = {key: sent[key] for key in ("schedule", "timezone", "end_time") if key in sent}
-        changes |= {
+        changes: Json = {
+            **{key: sent[key] for key in ("schedule", "timezone", "end_time") if key in sent},
             "metadata": metadata,
             "enabled": stored.enabled if body.enabled is None else body.enabled,
             "payload": with_cron_id(_merge_payload(stored.payload, sent), cron_id),

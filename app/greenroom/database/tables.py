@@ -210,6 +210,16 @@ cron_firing = Table(
     Column("slot", INSTANT, primary_key=True),
 )
 
+# A worker process and its last sign of life.
+worker = Table(
+    "worker",
+    metadata,
+    Column("worker_id", Text, primary_key=True),
+    Column("slots", Integer, nullable=False),
+    Column("heartbeat_at", INSTANT, nullable=False, server_default=NOW),
+    prefixes=["UNLOGGED"],
+)
+
 deployment = Table(
     "deployment",
     metadata,

@@ -168,7 +168,8 @@ class LongTermStore(AsyncPostgresStore):
         if self.index_config and puts:
             # Else a put that embeds less than the one before would leave vectors of the old value.
             prefixes = [".".join(op.namespace) for op in puts]
-            queries.insert(0, (FORGET_VECTORS, [prefixes, [op.key for op in puts]]))
+            # After the items: everybody locks an item before its vectors.
+            queries.append((FORGET_VECTORS, [prefixes, [op.key for op in puts]]))
         for op in puts:
             if op.ttl is not None and op.ttl != int(op.ttl):
                 # The column is an integer: half a minute became nought, and a read ended the item.

@@ -270,6 +270,16 @@ def find_work(connection: Connection, limit: int) -> tuple[int, float | None]:
     return row.due, None if next_due is None else float(next_due)
 
 
+def beat(connection: Connection, worker_id: str, slots: int) -> None:
+    """Give a sign of life."""
+    connection.execute(STATEMENTS["beat"], {"worker_id": worker_id, "slots": slots})
+
+
+def sign_off(connection: Connection, worker_id: str) -> None:
+    """Take a worker off the list."""
+    connection.execute(STATEMENTS["sign_off"], {"worker_id": worker_id})
+
+
 def sweep_leftovers(connection: Connection, resumable_ttl_seconds: float) -> None:
     """Drop results that nobody fetched and replays that nobody may ask for any more."""
     connection.execute(STATEMENTS["sweep_results"], {"limit": SWEEP_LIMIT})

@@ -241,6 +241,16 @@ UPDATE thread SET updated_at = now(),
 DELETE FROM thread WHERE thread_id = :thread_id AND is_temporary AND NOT EXISTS (
        SELECT FROM run WHERE thread_id = :thread_id AND status IN ('pending', 'running'));
 
+-- name: beat
+-- A worker's sign of life, with the slots that it offers.
+INSERT INTO worker (worker_id, slots) VALUES (:worker_id, :slots)
+ON CONFLICT (worker_id) DO UPDATE SET heartbeat_at = now(), slots = excluded.slots;
+
+-- name: sign_off
+-- A worker that leaves, and those that have not been heard of for long.
+DELETE FROM worker
+ WHERE worker_id = :worker_id OR heartbeat_at < now() - interval '10 minutes';
+
 -- name: sweep_results
 DELETE FROM run_result WHERE run_id IN (
        SELECT run_id FROM run_result WHERE expires_at < now() ORDER BY expires_at LIMIT :limit);

@@ -14,7 +14,7 @@ from greenroom.errors import InvalidRequest, NotFound
 from greenroom.queue.states import TERMINAL, RunStatus
 from greenroom.runs import queries, service
 from greenroom.runs.answers import JSON_HEADERS, SSE_HEADERS, disconnect_action
-from greenroom.runs.schemas import CancelQuery, JoinQuery
+from greenroom.runs.schemas import CancelQuery, JoinQuery, Run
 from greenroom.signals.sender import read_action
 from greenroom.streaming.follow import (
     FROM_THE_START,
@@ -51,7 +51,7 @@ def join_run_stream(thread_id: UUID, run_id: UUID, query: JoinQuery) -> Response
 
 
 @joins.get("/runs/<run_id>")
-@endpoint(returns=dict[str, Any])
+@endpoint(returns=Run)
 def get_stateless_run(run_id: UUID) -> dict[str, Any]:
     """Get a run by its id alone."""
     return service.show(_get_anywhere(run_id))

@@ -1,10 +1,13 @@
 """Runs on the wire (http.md, sections 3 and 4)."""
 
+from datetime import datetime
 from typing import Annotated, Any, Literal, Self
+from uuid import UUID
 
 from pydantic import Field, StringConstraints, model_validator
 
 from greenroom.contract.fields import Flag, Id, Maybe, Object, QueryModel, WireModel
+from greenroom.threads.schemas import Checkpoint, Command
 
 StreamMode = Literal[
     "values",
@@ -42,21 +45,19 @@ class RunConfig(WireModel, extra="allow"):
     metadata: Maybe[Object] = None
 
 
-class Command(WireModel, extra="allow"):
-    """How to go on from an interrupt, or where to jump; an empty one is fine."""
+class Run(WireModel):
+    """A run as clients read it."""
 
-    update: Object | list[Any] | None = None
-    resume: Any = None
-    goto: Any = None
-
-
-class Checkpoint(WireModel):
-    """Where to start from instead of the newest checkpoint."""
-
-    thread_id: str | None = None
-    checkpoint_ns: str | None = None
-    checkpoint_id: str | None = None
-    checkpoint_map: Object | None = None
+    run_id: UUID
+    thread_id: UUID
+    assistant_id: UUID
+    metadata: Object
+    status: Literal["pending", "running", "error", "success", "timeout", "interrupted"]
+    kwargs: Object
+    multitask_strategy: MultitaskStrategy
+    created_at: datetime
+    updated_at: datetime
+    langsmith_session_name: str | None = None
 
 
 class RunCreate(WireModel):

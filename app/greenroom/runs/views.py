@@ -14,6 +14,7 @@ from greenroom.runs import service
 from greenroom.runs.answers import JSON_HEADERS, SSE_HEADERS, disconnect_action
 from greenroom.runs.schemas import (
     CancelQuery,
+    Run,
     RunCreateStateful,
     RunCreateStateless,
     RunsCancel,
@@ -27,21 +28,21 @@ runs = Blueprint("runs", __name__)
 
 
 @runs.post("/threads/<thread_id>/runs")
-@endpoint(body=RunCreateStateful, returns=dict[str, Any])
+@endpoint(body=RunCreateStateful, returns=Run)
 def create_run(thread_id: UUID, body: RunCreateStateful) -> Reply:
     """Create a background run."""
     return _create(thread_id, body)
 
 
 @runs.post("/runs")
-@endpoint(body=RunCreateStateless, returns=dict[str, Any])
+@endpoint(body=RunCreateStateless, returns=Run)
 def create_stateless_run(body: RunCreateStateless) -> Reply:
     """Create a background run that makes its own thread."""
     return _create(None, body)
 
 
 @runs.post("/runs/batch")
-@endpoint(body=list[RunCreateStateless], returns=list[dict[str, Any]])
+@endpoint(body=list[RunCreateStateless], returns=list[Run])
 def create_batch(body: list[RunCreateStateless]) -> list[dict[str, Any]]:
     """Create several stateless runs, all or none."""
     app = services()
@@ -80,7 +81,7 @@ def create_stateless_and_stream(body: RunCreateStateless) -> Response:
 
 
 @runs.get("/threads/<thread_id>/runs")
-@endpoint(query=RunsQuery, returns=list[dict[str, Any]])
+@endpoint(query=RunsQuery, returns=list[Run])
 def list_runs(thread_id: UUID, query: RunsQuery) -> list[dict[str, Any]]:
     """List a thread's runs, newest first."""
     return service.list_runs(
@@ -94,7 +95,7 @@ def list_runs(thread_id: UUID, query: RunsQuery) -> list[dict[str, Any]]:
 
 
 @runs.get("/threads/<thread_id>/runs/<run_id>")
-@endpoint(returns=dict[str, Any])
+@endpoint(returns=Run)
 def get_run(thread_id: UUID, run_id: UUID) -> dict[str, Any]:
     """Get a run."""
     return service.get_run(services().database, thread_id, run_id)
@@ -109,7 +110,7 @@ def delete_run(thread_id: UUID, run_id: UUID) -> None:
 
 
 @runs.post("/threads/<thread_id>/runs/<run_id>/cancel")
-@endpoint(query=CancelQuery, status=202)
+@endpoint(query=CancelQuery, status=202, also=(200,))
 def cancel_run(thread_id: UUID, run_id: UUID, query: CancelQuery) -> Response | None:
     """Cancel a run; with `wait`, answer when it has ended."""
     app = services()

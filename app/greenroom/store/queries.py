@@ -21,22 +21,22 @@ PROLONGED = "greatest(store.expires_at, now() + make_interval(mins => store.ttl_
 # As text: a float for a large integer would be another number.
 ITEM = "prefix, key, CAST(value AS text) AS value, created_at, updated_at"
 
-PUT = """
-INSERT INTO store (prefix, key, value, created_at, updated_at, expires_at, ttl_minutes)
-VALUES (:prefix, :key, CAST(:value AS jsonb), now(), now(),
-        now() + make_interval(secs => CAST(:ttl_seconds AS double precision)),
-        CAST(:ttl_minutes AS integer))
-ON CONFLICT (prefix, key) DO UPDATE
-   SET value = excluded.value,
-       created_at = CASE WHEN store.expires_at <= now() THEN excluded.created_at
-                         ELSE store.created_at END,
-       updated_at = excluded.updated_at,
-       expires_at = excluded.expires_at,
-       ttl_minutes = excluded.ttl_minutes
-"""
-FORGET_VECTORS = """
-WITH forgotten AS (DELETE FROM store_vectors WHERE prefix = :prefix AND key = :key)
-"""
+PUT = text(
+    """
+    INSERT INTO store (prefix, key, value, created_at, updated_at, expires_at, ttl_minutes)
+    VALUES (:prefix, :key, CAST(:value AS jsonb), now(), now(),
+            now() + make_interval(secs => CAST(:ttl_seconds AS double precision)),
+            CAST(:ttl_minutes AS integer))
+    ON CONFLICT (prefix, key) DO UPDATE
+       SET value = excluded.value,
+           created_at = CASE WHEN store.expires_at <= now() THEN excluded.created_at
+                             ELSE store.created_at END,
+           updated_at = excluded.updated_at,
+           expires_at = excluded.expires_at,
+           ttl_minutes = excluded.ttl_minutes
+    """
+)
+FORGET_VECTORS = text("DELETE FROM store_vectors WHERE prefix = :prefix AND key = :key")
 FIND = f"SELECT {ITEM} FROM store WHERE prefix = :prefix AND key = :key AND {LIVE}"
 REFRESH = f"""
 WITH refreshed AS (
@@ -72,23 +72,16 @@ DELETE_EXPIRED = text(
 
 
 def put_item(
-    connection: Connection,
-    prefix: str,
-    key: str,
-    value: bytes,
-    *,
-    ttl_minutes: float | None,
-    has_vectors: bool,
+    connection: Connection, prefix: str, key: str, value: bytes, *, ttl_minutes: float | None
 ) -> None:
     """Write an item, or replace it: only its creation time stays.
 
     Args:
         value: JSON of an object.
         ttl_minutes: None: it stays.
-        has_vectors: there is an index; what it knows of the item is forgotten.
     """
     connection.execute(
-        text((FORGET_VECTORS if has_vectors else "") + PUT),
+        PUT,
         {
             "prefix": prefix,
             "key": key,
@@ -97,6 +90,14 @@ def put_item(
             "ttl_minutes": None if ttl_minutes is None else math.ceil(ttl_minutes),
         },
     )
+
+
+def forget_vectors(connection: Connection, prefix: str, key: str) -> None:
+    """Delete what an index knows of an item. Wants the lock that writing the item has taken.
+
+    There is a table to delete from only when `store.index` is configured.
+    """
+    connection.execute(FORGET_VECTORS, {"prefix": prefix, "key": key})
 
 
 def find_item(connection: Connection, prefix: str, key: str, *, refresh: bool) -> AnyRow | None:

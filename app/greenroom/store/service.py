@@ -48,15 +48,14 @@ def put(database: Database, graphs: GraphsClient, settings: StoreSettings, body:
         paths = None if body.index is None else list(dict.fromkeys(body.index))
         graphs.put_item(body.namespace, body.key, body.value, index=paths, ttl_minutes=ttl)
         return
-    with database.statement() as connection:
-        queries.put_item(
-            connection,
-            prefix,
-            body.key,
-            wire.dumps(body.value),
-            ttl_minutes=ttl,
-            has_vectors=settings.index is not None,
-        )
+    value = wire.dumps(body.value)
+    if settings.index is None:
+        with database.statement() as connection:
+            queries.put_item(connection, prefix, body.key, value, ttl_minutes=ttl)
+        return
+    with database.transaction() as connection:
+        queries.put_item(connection, prefix, body.key, value, ttl_minutes=ttl)
+        queries.forget_vectors(connection, prefix, body.key)
 
 
 def find(database: Database, settings: StoreSettings, query: ItemQuery, key: str) -> Json | None:

@@ -2,18 +2,47 @@
 
 import functools
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal
 
-from flask import Blueprint
+from flask import Blueprint, Response, current_app, send_from_directory
 from sqlalchemy import text
+from swagger_ui_bundle import swagger_ui_path
 
 import greenroom
+from greenroom import wire
 from greenroom.contract.endpoint import Reply, endpoint
 from greenroom.contract.fields import Flag, QueryModel
+from greenroom.contract.openapi import build_document
 from greenroom.contract.services import services
-from greenroom.errors import DatabaseUnavailable
+from greenroom.errors import DatabaseUnavailable, NotFound
+from greenroom.system import metrics
 
 system = Blueprint("system", __name__)
+
+ASSETS = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png"})
+DOCS_PAGE = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Greenroom API</title>
+<link rel="icon" href="docs/favicon-32x32.png">
+<link rel="stylesheet" href="docs/swagger-ui.css">
+</head>
+<body>
+<div id="docs"></div>
+<script src="docs/swagger-ui-bundle.js"></script>
+<script src="docs/start.js"></script>
+</body>
+</html>
+"""
+DOCS_SCRIPT = "SwaggerUIBundle({url: 'openapi.json', dom_id: '#docs', deepLinking: true});\n"
+
+
+class MetricsQuery(QueryModel):
+    """In which form."""
+
+    format: Literal["prometheus", "json"] = "prometheus"
 
 
 class HealthQuery(QueryModel):
@@ -39,6 +68,19 @@ def get_health(query: HealthQuery) -> Reply:
     return Reply(answer, 200 if is_ok else 503)
 
 
+@system.get("/metrics")
+@endpoint(query=MetricsQuery, returns=dict[str, Any])
+def get_metrics(query: MetricsQuery) -> Reply | Response:
+    """Tell how the queue, the workers and this API are doing: Prometheus text, or JSON."""
+    app = services()
+    queue, workers = metrics.read_queue(app.database)
+    if query.format == "json":
+        api = {"active_streams": app.relay.stream_count}
+        return Reply({"queue": queue, "workers": workers, "api": api})
+    text_form = metrics.render(queue, workers, app.relay.stream_count)
+    return Response(text_form, content_type=metrics.CONTENT_TYPE)
+
+
 @system.get("/info")
 @endpoint(returns=dict[str, Any])
 def get_info() -> dict[str, Any]:
@@ -49,6 +91,37 @@ def get_info() -> dict[str, Any]:
         "flags": {"assistants": True, "crons": True, "langsmith": False},
         "host": {"kind": "self-hosted", "server": "greenroom"},
     }
+
+
+@system.get("/openapi.json")
+def get_openapi() -> Response:
+    """The OpenAPI document of this very server."""
+    app = current_app.extensions
+    document = app.get("openapi")
+    if document is None:
+        document = wire.dumps(build_document(current_app, services().config.mount_prefix))
+        app["openapi"] = document
+    return Response(document, content_type="application/json")
+
+
+@system.get("/docs")
+def get_docs() -> Response:
+    """The API, to read and to try; everything on the page comes from this server."""
+    return Response(DOCS_PAGE, content_type="text/html; charset=utf-8")
+
+
+@system.get("/docs/start.js")
+def get_docs_script() -> Response:
+    """What starts the page: a file, so that a content security policy may forbid inline code."""
+    return Response(DOCS_SCRIPT, content_type="text/javascript; charset=utf-8")
+
+
+@system.get("/docs/<name>")
+def get_docs_asset(name: str) -> Response:
+    """A file of the page."""
+    if name not in ASSETS:
+        raise NotFound
+    return send_from_directory(swagger_ui_path, name, max_age=86400)
 
 
 @functools.cache

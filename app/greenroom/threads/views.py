@@ -63,7 +63,7 @@ def get_thread(thread_id: UUID, query: ThreadQuery) -> Object:
 
 
 @threads.patch("/threads/<thread_id>")
-@endpoint(body=ThreadPatch, returns=Thread)
+@endpoint(body=ThreadPatch, returns=Thread, also=(204,))
 def patch_thread(thread_id: UUID, body: ThreadPatch) -> Reply:
     """Merge a thread's metadata; `Prefer: return=minimal` answers without a body."""
     patched = service.patch(services().database, thread_id, body)

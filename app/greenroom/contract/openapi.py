@@ -1,0 +1,171 @@
+"""The OpenAPI 3.1 document, generated from what the views declare: it cannot lie about them."""
+
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flask import Flask, Response
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema
+from werkzeug.routing import Rule
+
+import greenroom
+from greenroom.contract.endpoint import PATH_IDS, Contract
+
+REFERENCES = "#/components/schemas/{model}"
+PLACEHOLDER = re.compile(r"<(?:\w+:)?(\w+)>")
+FAILURES = {
+    "400": "The request contradicts itself.",
+    "404": "Nothing of that name.",
+    "409": "The resource exists, or is in a state that forbids this.",
+    "413": "The body is too large.",
+    "422": "A field is missing or has the wrong type, form or range; the text names it.",
+    "503": "Something that we need is down for the moment; see Retry-After.",
+}
+ERROR = {
+    "type": "object",
+    "properties": {"detail": {"type": "string"}},
+    "required": ["detail"],
+}
+STREAMED = {"text/event-stream": {"schema": {"type": "string"}}}
+LAST_EVENT_ID = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "Replay what came after this event; -1 replays a run from its start.",
+}
+
+
+class WireSchema(GenerateJsonSchema):
+    """Pydantic's generator, with a field that refuses null shown as its type alone."""
+
+    def default_schema(self, schema: Any) -> dict[str, Any]:
+        """Leave out the default None of a field that may only be absent."""
+        shown = super().default_schema(schema)
+        if shown.get("default", ...) is None:
+            del shown["default"]
+        return shown
+
+
+def build_document(app: Flask, prefix: str) -> dict[str, Any]:
+    """Describe every view that wears a contract.
+
+    Args:
+        prefix: MOUNT_PREFIX, which becomes the server's URL instead of part of each path.
+    """
+    views = list(find_views(app, prefix))
+    schemas, references = collect_schemas(contract for _, _, _, contract in views)
+    paths: dict[str, dict[str, Any]] = {}
+    for path, rule, view, contract in views:
+        for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
+            operation = describe(rule, view, contract, references)
+            paths.setdefault(path, {})[method.lower()] = operation
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Greenroom",
+            "version": greenroom.__version__,
+            "description": "A self-hosted server for LangGraph agents.",
+        },
+        "servers": [{"url": prefix or "/"}],
+        "tags": [{"name": name} for name in sorted({tag_of(rule) for _, rule, _, _ in views})],
+        "paths": dict(sorted(paths.items())),
+        "components": {"schemas": {**schemas, "ErrorResponse": ERROR}},
+    }
+
+
+def find_views(app: Flask, prefix: str) -> Iterator[tuple[str, Rule, Any, Contract]]:
+    """Every rule whose view has a contract, with its path in OpenAPI's form."""
+    for rule in app.url_map.iter_rules():
+        view = app.view_functions[rule.endpoint]
+        contract = getattr(view, "contract", None)
+        if contract is not None:
+            path = PLACEHOLDER.sub(r"{\1}", rule.rule.removeprefix(prefix))
+            yield path, rule, view, contract
+
+
+def collect_schemas(contracts: Iterator[Contract]) -> tuple[dict[str, Any], dict[Any, Any]]:
+    """The schemas of all bodies and answers: definitions, and how to refer to (type, mode)."""
+    inputs = []
+    for contract in contracts:
+        for kind, mode in ((contract.body, "validation"), (contract.returns, "serialization")):
+            if is_described(kind):
+                inputs.append((kind, mode))
+    unique = list(dict.fromkeys((str(kind), mode) for kind, mode in inputs))
+    by_name = {(str(kind), mode): kind for kind, mode in inputs}
+    adapters = [(key, key[1], TypeAdapter(by_name[key])) for key in unique]
+    references, document = TypeAdapter.json_schemas(
+        adapters,  # type: ignore[arg-type]
+        ref_template=REFERENCES,
+        schema_generator=WireSchema,
+    )
+    return document.get("$defs", {}), {key: references[key, key[1]] for key in unique}  # type: ignore[index]
+
+
+def is_described(kind: Any) -> bool:
+    """Whether a type has a schema of its own: neither nothing, nor anything, nor a stream."""
+    return kind is not None and kind is not Any and kind is not Response
+
+
+def describe(
+    rule: Rule, view: Any, contract: Contract, references: Mapping[Any, Any]
+) -> dict[str, Any]:
+    """One operation."""
+    summary, _, description = (inspect.getdoc(view) or "").partition("\n")
+    operation: dict[str, Any] = {
+        "tags": [tag_of(rule)],
+        "summary": summary.rstrip("."),
+        "description": description.strip(),
+        "operationId": view.__name__,
+        "parameters": parameters_of(rule, contract),
+        "responses": responses_of(contract, references),
+    }
+    if contract.body is not None:
+        schema = references[str(contract.body), "validation"]
+        operation["requestBody"] = {
+            "required": True,
+            "content": {"application/json": {"schema": schema}},
+        }
+    return operation
+
+
+def tag_of(rule: Rule) -> str:
+    """The resource: blueprints that share one are told apart by their paths alone."""
+    head: str = rule.endpoint.partition(".")[0]
+    return {"states": "Threads", "joins": "Runs"}.get(head, head.capitalize())
+
+
+def parameters_of(rule: Rule, contract: Contract) -> list[dict[str, Any]]:
+    """Path, query and header parameters."""
+    found: list[dict[str, Any]] = []
+    for name in sorted(rule.arguments, key=rule.rule.index):
+        schema = {"type": "string", "format": "uuid"} if name in PATH_IDS else {"type": "string"}
+        found.append({"name": name, "in": "path", "required": True, "schema": schema})
+    if contract.query is not None:
+        shown = contract.query.model_json_schema(schema_generator=WireSchema)
+        required = shown.get("required", [])
+        for name, schema in shown.get("properties", {}).items():
+            parameter = {"name": name, "in": "query", "required": name in required}
+            found.append({**parameter, "schema": schema})
+    if contract.returns is Response and rule.methods and "GET" in rule.methods:
+        found.append(LAST_EVENT_ID)
+    return found
+
+
+def responses_of(contract: Contract, references: Mapping[Any, Any]) -> dict[str, Any]:
+    """The answer, and everything that may go wrong."""
+    answer: dict[str, Any] = {"description": "Success"}
+    if contract.returns is Response:
+        answer["content"] = STREAMED
+    elif contract.returns is not None:
+        schema = references.get((str(contract.returns), "serialization"), {})
+        answer["content"] = {"application/json": {"schema": schema}}
+    responses: dict[str, Any] = {str(contract.status): answer}
+    for status in contract.also:
+        responses[str(status)] = {"description": "Success, as asked for in the request"}
+    error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
+    for code, text in FAILURES.items():
+        responses.setdefault(code, {"description": text, "content": error})
+    return responses
