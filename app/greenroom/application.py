@@ -5,7 +5,7 @@ from flask import Flask
 from greenroom.assistants.service import ensure_system_assistants
 from greenroom.assistants.views import assistants
 from greenroom.config import Config, load_config
-from greenroom.contract import cors, failures
+from greenroom.contract import cors, failures, measure
 from greenroom.contract.services import Services
 from greenroom.crons.views import crons
 from greenroom.database.deployment import find_deployment
@@ -19,7 +19,6 @@ from greenroom.signals.keys import Keys
 from greenroom.signals.sender import Signals
 from greenroom.store.views import store
 from greenroom.streaming.relay import Relay
-from greenroom.system import metrics
 from greenroom.system.views import system
 from greenroom.threads.state_views import states
 from greenroom.threads.views import threads
@@ -40,7 +39,7 @@ def create_app(config: Config | None = None) -> Flask:
     app.extensions["greenroom"] = build_services(config)
     failures.install(app)
     cors.install(app, config.cors)
-    metrics.install(app)
+    measure.install(app)
     for blueprint in (assistants, threads, states, runs, joins, crons, store, system):
         app.register_blueprint(blueprint, url_prefix=config.mount_prefix or None)
     return app

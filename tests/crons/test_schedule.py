@@ -105,7 +105,9 @@ def test_clocks_that_change(timezone: str, schedule: str, after: str, expected: 
 
 
 @pytest.mark.parametrize("timezone", [BERLIN, NEW_YORK, "Australia/Lord_Howe", "America/Havana"])
-@pytest.mark.parametrize("schedule", ["30 1-3 * * *", "*/20 0,2 * * * 7,40", "@hourly", "5 2 * * *"])
+@pytest.mark.parametrize(
+    "schedule", ["30 1-3 * * *", "*/20 0,2 * * * 7,40", "@hourly", "5 2 * * *"]
+)
 def test_time_goes_forward_only(timezone: str, schedule: str) -> None:
     """From any moment around any change of the clocks the next one is later: no endless repeat."""
     year = datetime(2026, 1, 1, tzinfo=UTC)

@@ -1,11 +1,12 @@
 """Graphs and the API see the same items by the same rules."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from langgraph.store.base import InvalidNamespaceError
+from langgraph.store.base import InvalidNamespaceError, PutOp
 from langgraph.store.postgres.aio import AsyncPostgresStore
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool
@@ -78,6 +79,23 @@ async def test_half_a_minute_of_a_graph_survives_a_read(
     assert items.get(space, "k") is not None
     assert await store.aget(tuple(space), "k") is not None
     assert await store.aget(tuple(space), "k") is not None
+
+
+async def test_concurrent_searches_and_puts_of_the_same_items_do_not_deadlock(
+    pool: Pool, space: list[str]
+) -> None:
+    """Every search prolongs what it finds; langgraph alone locks the items in any order."""
+    namespace, numbers = tuple(space), [str(number) for number in range(50)]
+    stores = [open_store(pool, Project(directory=Path(), graphs={})) for _ in range(4)]
+    await stores[0].abatch([PutOp(namespace, key, {"n": 0}, ttl=5) for key in numbers])
+
+    async def work(store: AsyncPostgresStore, keys: list[str]) -> None:
+        for n in range(20):
+            await store.abatch([PutOp(namespace, key, {"n": n}, ttl=5) for key in keys])
+            assert len(await store.asearch(namespace, limit=100)) == len(numbers)
+
+    orders = [numbers, numbers[::-1], numbers[::2] + numbers[1::2], numbers[25:] + numbers[:25]]
+    await asyncio.gather(*map(work, stores, orders))
 
 
 @pytest.mark.parametrize(

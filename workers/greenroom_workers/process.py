@@ -26,6 +26,7 @@ from greenroom.signals.sender import Signals
 from greenroom_workers.actors import declare_actors
 from greenroom_workers.broker import LOOK_SECONDS, make_broker
 from greenroom_workers.execution import Executor, Stop
+from greenroom_workers.heartbeat import Heartbeat
 from greenroom_workers.io_thread import IoThread
 from greenroom_workers.upkeep import Upkeep
 
@@ -33,7 +34,7 @@ log = get_logger(__name__)
 
 POLL_SECONDS = 0.05
 SWITCH_SECONDS = 0.0005
-"""How long a busy graph may keep the interpreter from the threads that send events and renew leases.
+"""How long a busy graph may keep the interpreter from threads that send events and renew leases.
 
 With Python's own 5 ms the first event of a run was that much later.
 """
@@ -81,6 +82,9 @@ class WorkerProcess:
             pool_size=min(config.slots, config.database_pool_size) + 1,
             application_name="greenroom worker",
         )
+        self.heartbeat_database = Database(
+            config, pool_size=1, application_name="greenroom heartbeat"
+        )
         self.upkeep_database = Database(config, pool_size=1, application_name="greenroom upkeep")
         keys = Keys(config.redis_key_prefix, find_deployment(self.database))
         client = connect(config.redis_uri)
@@ -94,6 +98,7 @@ class WorkerProcess:
             self.signals,
             self.worker_id,
         )
+        self.heartbeat = Heartbeat(config, self.heartbeat_database, self.executor)
         self.upkeep = Upkeep(config, self.upkeep_database, self.executor, self.signals)
         # A blocking look must end before its socket gives up.
         waiting = connect(config.redis_uri, socket_timeout=LOOK_SECONDS + 5)
@@ -106,6 +111,7 @@ class WorkerProcess:
         self.io.start()
         self.io.listen(self.executor.keys.control, self._hear)
         self.worker.start()
+        self.heartbeat.start()
         self.upkeep.start()
         log.info(
             "worker ready",
@@ -125,6 +131,7 @@ class WorkerProcess:
         self._wait_until_idle(time.monotonic() + HAND_BACK_SECONDS)
         self._hand_back_stuck()
         self.upkeep.stop()
+        self.heartbeat.stop()
         self._sign_off()
         try:
             self.worker.stop(timeout=2000)
@@ -132,6 +139,7 @@ class WorkerProcess:
             log.warning("bell not closed", error=repr(error))
         self.database.close()
         self.upkeep_database.close()
+        self.heartbeat_database.close()
         log.info("worker stopped")
         # Threads of user code that never end must not keep the process.
         os._exit(0)

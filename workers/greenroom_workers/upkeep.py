@@ -1,7 +1,4 @@
-"""The heartbeat of a worker process: leases, lost runs, due runs, lost bells.
-
-A native thread of its own with a connection of its own, so that busy graphs do not starve it.
-"""
+"""What every worker process does for the deployment: lost runs, due runs, lost bells, old rows."""
 
 import threading
 import time
@@ -20,17 +17,19 @@ from greenroom.queue.life import Lease
 from greenroom.signals.sender import Signals
 from greenroom.store.sweep import StoreSweep
 from greenroom.streaming.frames import Batch, Kind, pack
-from greenroom_workers.execution import Executor, Stop
+from greenroom.threads.expiry import ThreadSweep
+from greenroom_workers.execution import Executor
 
 log = get_logger(__name__)
 
 EXHAUSTED: Final = "WorkerLost"
+SHORTEST_PAUSE_SECONDS: Final = 0.02
 HELD_CRON_SECONDS: Final = 0.25
 """Until the next look at a due cron that another worker, or a request on its thread, has locked."""
 
 
 class Upkeep:
-    """Renews this process's leases and looks after the queue as a whole."""
+    """Looks after the queue as a whole; any number of workers may do so at once."""
 
     def __init__(
         self, config: Config, database: Database, executor: Executor, signals: Signals
@@ -40,7 +39,7 @@ class Upkeep:
         self.executor = executor
         self.signals = signals
         self.store_sweep = StoreSweep(config.project)
-        self.renewed_at = time.monotonic()
+        self.thread_sweep = ThreadSweep(config.project)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 
@@ -54,63 +53,31 @@ class Upkeep:
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        next_renewal = next_sweep = time.monotonic()
         while not self._stopped.is_set():
-            now = time.monotonic()
-            if now >= next_renewal:
-                self._guarded("renew", self._renew)
-                next_renewal = now + self.config.renew_seconds
-            if now >= next_sweep:
-                wait_seconds = self._guarded("sweep", self._sweep)
-                next_sweep = now + (wait_seconds or self.config.sweep_seconds)
-            self._stopped.wait(max(0.01, min(next_renewal, next_sweep) - time.monotonic()))
+            began = time.monotonic()
+            steps: dict[str, Callable[[], float | None]] = {
+                "queue": self._sweep_queue,
+                "crons": self._fire_crons,
+                "leftovers": self._sweep_leftovers,
+            }
+            waits = [self._guarded(name, step) for name, step in steps.items()]
+            soonest = min(filter(None, [*waits, self.config.sweep_seconds]))
+            self._stopped.wait(max(SHORTEST_PAUSE_SECONDS, began + soonest - time.monotonic()))
 
     def _guarded(self, what: str, work: Callable[[], float | None]) -> float | None:
         try:
             return work()
         except (AppError, SQLAlchemyError) as error:
             log.warning("upkeep failed", step=what, error=repr(error))
-            self._abandon_if_expired()
             return None
 
-    def _renew(self) -> None:
-        """Prolong our leases; stop the runs that we have lost or that somebody wants to stop."""
-        active = list(self.executor.active.values())
-        asked_at = time.monotonic()
-        if active:
-            with self.database.statement() as connection:
-                held = life.renew_leases(
-                    connection, [run.claim.lease for run in active], self.config.lease_seconds
-                )
-            for run in active:
-                lease = run.claim.lease
-                if lease.run_id not in held:
-                    # It may have ended while we asked: then nobody listens.
-                    run.request_stop(Stop.LOST)
-                elif (wish := held[lease.run_id]) is not None:
-                    run.request_stop(Stop.CANCEL, wish)
-        self.renewed_at = asked_at
-        with self.database.statement() as connection:
-            life.beat(connection, self.executor.worker_id, self.config.slots)
-
-    def _abandon_if_expired(self) -> None:
-        """Cut off from Postgres for as long as a lease: others may run our runs by now."""
-        if time.monotonic() - self.renewed_at < self.config.lease_seconds:
-            return
-        for run in list(self.executor.active.values()):
-            if run.started < self.renewed_at + self.config.lease_seconds:
-                run.request_stop(Stop.LOST)
-
-    def _sweep(self) -> float:
-        """Repair what crashes left; the seconds until the next sweep."""
-        next_cron_seconds = self._guarded("crons", self._fire_crons)
+    def _sweep_queue(self) -> float | None:
+        """Repair what crashes left; the seconds until the next scheduled run, None without any."""
         with self.database.statement() as connection:
             requeued = life.requeue_expired(connection, self.config.max_attempts)
             exhausted = life.find_exhausted(connection, self.config.max_attempts)
             life.settle_due_runs(connection)
-            life.sweep_leftovers(connection, self.config.resumable_ttl_seconds)
             due, next_due_seconds = life.find_work(connection, self.config.slots)
-            self.store_sweep.run(connection)
         for run_id, thread_id, attempts in requeued:
             log.warning(
                 "lease expired, run requeued",
@@ -123,8 +90,14 @@ class Upkeep:
         free = self.config.slots - len(self.executor.active)
         if due and free > 0:
             self._wake(min(due, free))
-        waits = [self.config.sweep_seconds, next_due_seconds, next_cron_seconds]
-        return max(0.02, min(seconds for seconds in waits if seconds is not None))
+        return None if next_due_seconds is None else max(next_due_seconds, SHORTEST_PAUSE_SECONDS)
+
+    def _sweep_leftovers(self) -> None:
+        """Delete what has had its time: results, events, store items, threads."""
+        with self.database.statement() as connection:
+            life.sweep_leftovers(connection, self.config.resumable_ttl_seconds)
+            self.store_sweep.run(connection)
+        self.thread_sweep.run(self.database)
 
     def _fire_crons(self) -> float | None:
         """Start the runs of due crons; the seconds until the next one is due, None without any."""

@@ -36,6 +36,7 @@ from greenroom.errors import BadRequest, ConfigError, GraphFault, InvalidRequest
 from greenroom.graphs.factories import run_in_thread
 from greenroom.graphs.registry import _import_file, _module_name
 from greenroom.store.filters import read_member
+from greenroom.store.queries import REFRESH_FOUND
 from greenroom.store.settings import StoreSettings, read_settings
 
 MAX_TEXTS = 10_000
@@ -162,7 +163,21 @@ class LongTermStore(AsyncPostgresStore):
                     raise InvalidRequest(f"an item has more than {MAX_TEXTS} texts to embed")
                 yield from texts
 
+    def _prepare_batch_search_queries(self, search_ops: Any) -> Any:
+        # langgraph's way to prolong lives deadlocks when two searches find the same items.
+        idle = [(number, op._replace(refresh_ttl=False)) for number, op in search_ops]
+        queries, embedding = super()._prepare_batch_search_queries(idle)
+        refreshing = [
+            (f"WITH found AS ({sql}) {REFRESH_FOUND} SELECT * FROM found", parameters)
+            if op.refresh_ttl
+            else (sql, parameters)
+            for (sql, parameters), (_, op) in zip(queries, search_ops, strict=True)
+        ]
+        return refreshing, embedding
+
     def _prepare_batch_PUT_queries(self, put_ops: Any) -> Any:  # noqa: N802 (langgraph's name)
+        # In one order everywhere: two batches with the same items must not wait for one another.
+        put_ops = sorted(put_ops, key=lambda each: (each[1].namespace, each[1].key))
         queries, embedding = super()._prepare_batch_PUT_queries(put_ops)
         puts = [op for _, op in put_ops if op.value is not None]
         if self.index_config and puts:

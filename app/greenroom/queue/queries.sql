@@ -24,6 +24,8 @@ WITH target AS (
     RETURNING run_id, created_at, updated_at, queue_state
 ), touched AS (
     UPDATE thread SET status = 'busy', updated_at = now(),
+           -- A thread that is in use does not grow old.
+           expires_at = now() + make_interval(secs => ttl_minutes * 60),
            metadata = thread.metadata || CAST(:thread_metadata AS jsonb)
       FROM admitted WHERE thread.thread_id = :thread_id
 )

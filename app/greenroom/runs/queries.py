@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from greenroom.database.pages import AnyRow
 from greenroom.database.tables import run, run_result, thread, thread_state
 from greenroom.queue.states import NOBODY
+from greenroom.threads.queries import Ttl, ttl_values
 
 COLUMNS = (
     run.c.run_id,
@@ -93,11 +94,16 @@ def list_active(connection: Connection, statuses: Sequence[str]) -> Sequence[Any
 
 
 def create_thread(
-    connection: Connection, thread_id: UUID, metadata: dict[str, Any], *, is_temporary: bool
+    connection: Connection,
+    thread_id: UUID,
+    metadata: dict[str, Any],
+    *,
+    is_temporary: bool,
+    ttl: Ttl | None = None,
 ) -> None:
     """Make a thread for a run, unless it is there."""
     statement = insert(thread).values(
-        thread_id=thread_id, metadata=metadata, is_temporary=is_temporary
+        thread_id=thread_id, metadata=metadata, is_temporary=is_temporary, **ttl_values(ttl)
     )
     connection.execute(statement.on_conflict_do_nothing())
 

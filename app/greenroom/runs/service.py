@@ -1,7 +1,7 @@
 """The rules of runs: what a new one stores, who lets it in, how it is stopped and answered."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -30,6 +30,8 @@ from greenroom.runs import queries
 from greenroom.runs.schemas import RUN_FIELDS, RunCreate, RunCreateStateful, RunCreateStateless
 from greenroom.signals.sender import Signals
 from greenroom.streaming.frames import Batch, Kind, pack
+from greenroom.threads.expiry import default_ttl
+from greenroom.threads.queries import Ttl
 
 UNKNOWN = "Thread or assistant not found."
 ANNOUNCED = 2**62
@@ -46,6 +48,8 @@ class Prepared:
     is_temporary: bool
     thread_metadata: dict[str, Any]
     """Of a thread made for it."""
+    ttl: Ttl | None = None
+    """The same's time to live."""
 
     @property
     def is_stateless(self) -> bool:
@@ -79,7 +83,11 @@ def prepare(
         InvalidRequest: `assistant_id` is neither a uuid nor a graph.
         BadRequest: both `config.configurable` and `context` are given.
     """
-    return prepare_for(find_assistant(database, project, body.assistant_id), body, thread_id)
+    assistant = find_assistant(database, project, body.assistant_id)
+    prepared = prepare_for(assistant, body, thread_id)
+    if prepared.is_temporary:
+        return prepared
+    return replace(prepared, ttl=default_ttl(project))
 
 
 def prepare_for(
@@ -102,7 +110,7 @@ def prepare_for(
     is_stateless = thread_id is None
     keep = isinstance(body, RunCreateStateless) and body.on_completion == "keep"
     ids = {"graph_id": assistant.graph_id, "assistant_id": str(assistant.assistant_id)}
-    metadata = {**assistant.metadata, **ids, **body.metadata}
+    metadata = {"created_by": "system", **assistant.metadata, **ids, **body.metadata}
     kwargs = make_kwargs(body, assistant, metadata, run_id, target)
     kwargs["config"]["configurable"] |= origin or {}
     kwargs["temporary"] = is_stateless
@@ -258,6 +266,7 @@ def create_thread(connection: Connection, prepared: Prepared) -> None:
         prepared.new.thread_id,
         prepared.thread_metadata,
         is_temporary=prepared.is_temporary,
+        ttl=prepared.ttl,
     )
 
 

@@ -45,6 +45,7 @@ WITH refreshed AS (
 )
 """
 SEARCH_ORDER = "ORDER BY updated_at DESC, prefix, key"
+# What follows a CTE `found`, also in langgraph's searches.
 # Locked rows are being prolonged or replaced by somebody else already; waiting could deadlock.
 REFRESH_FOUND = f"""
 , due AS (
@@ -132,10 +133,10 @@ def search_items(
         parameters.update(zip(names, condition.operands, strict=True))
     statement = f"""
         WITH found AS (
-            SELECT {ITEM} FROM store WHERE {" AND ".join(where)}
-            {SEARCH_ORDER} LIMIT :limit OFFSET :offset
+            SELECT prefix, key, value, created_at, updated_at FROM store
+             WHERE {" AND ".join(where)} {SEARCH_ORDER} LIMIT :limit OFFSET :offset
         ) {REFRESH_FOUND if refresh else ""}
-        SELECT * FROM found {SEARCH_ORDER}
+        SELECT {ITEM} FROM found {SEARCH_ORDER}
     """
     return connection.execute(text(statement), parameters).all()
 
@@ -170,8 +171,9 @@ def list_namespaces(
             parameters[f"suffix{position}"] = label
     statement = f"""
         SELECT DISTINCT labels[1:COALESCE(CAST(:max_depth AS integer), cardinality(labels))]
-          FROM (SELECT DISTINCT string_to_array(prefix COLLATE "C", '.') AS labels
-                  FROM store WHERE {" AND ".join(inner)}) AS namespace
+          FROM (SELECT string_to_array(prefix COLLATE "C", '.') AS labels
+                  FROM (SELECT DISTINCT prefix FROM store WHERE {" AND ".join(inner)}) AS used
+               ) AS namespace
          WHERE {" AND ".join(outer)}
          ORDER BY 1 LIMIT :limit OFFSET :offset
     """

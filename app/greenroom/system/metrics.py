@@ -4,17 +4,13 @@ Queue and workers come from Postgres, right across all processes. HTTP figures a
 web process and added up by prometheus_client, for which gunicorn's settings name a directory.
 """
 
-import time
 from typing import Any
 
-from flask import Flask, Response, g, request
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
     REGISTRY,
     CollectorRegistry,
-    Counter,
     Gauge,
-    Histogram,
     generate_latest,
 )
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -25,15 +21,6 @@ from greenroom.database.engine import Database
 from greenroom.queue.states import NOBODY
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
-
-REQUESTS = Counter(
-    "lg_api_http_requests", "Requests by method, route and status", ["method", "path", "status"]
-)
-LATENCY = Histogram(
-    "lg_api_http_requests_latency_seconds",
-    "Time to the first byte of the answer, by method and route",
-    ["method", "path"],
-)
 
 # Each count walks a partial index over unfinished runs; finished ones, however many, cost nothing.
 READ_QUEUE = text(
@@ -58,23 +45,6 @@ READ_QUEUE = text(
       FROM summary
     """
 )
-
-
-def install(app: Flask) -> None:
-    """Count every request and time it."""
-
-    @app.before_request
-    def start() -> None:
-        g.started = time.perf_counter()
-
-    @app.after_request
-    def count(response: Response) -> Response:
-        # The route, not the path: ids would make a series each.
-        path = request.url_rule.rule if request.url_rule else "unknown"
-        REQUESTS.labels(request.method, path, response.status_code).inc()
-        if (started := g.get("started")) is not None:
-            LATENCY.labels(request.method, path).observe(time.perf_counter() - started)
-        return response
 
 
 def read_queue(database: Database) -> tuple[dict[str, Any], dict[str, int]]:

@@ -179,7 +179,7 @@ def create_thread(
     """Write a thread; None when the id is taken."""
     statement = (
         insert(thread)
-        .values(thread_id=thread_id, metadata=metadata, **_ttl_values(ttl))
+        .values(thread_id=thread_id, metadata=metadata, **ttl_values(ttl))
         .on_conflict_do_nothing()
         .returning(
             *THREAD,
@@ -200,7 +200,7 @@ def patch_thread(
     connection: Connection, thread_id: UUID, metadata: Mapping[str, Any] | None, ttl: Ttl | None
 ) -> AnyRow | None:
     """Merge the top level of the metadata and begin a new time to live; None: no such thread."""
-    changes = _ttl_values(ttl)
+    changes = ttl_values(ttl)
     if metadata:
         changes["metadata"] = thread.c.metadata.op("||")(cast(dict(metadata), JSONB))
     changed = (
@@ -363,7 +363,8 @@ def _narrow(fields: Collection[str]) -> Select[Any]:
     return select(*plain, *state).select_from(WITH_STATE)
 
 
-def _ttl_values(ttl: Ttl | None) -> dict[str, Any]:
+def ttl_values(ttl: Ttl | None) -> dict[str, Any]:
+    """The columns of a ttl that begins now; {} for None, which changes nothing."""
     if ttl is None:
         return {}
     if ttl.minutes is None:

@@ -24,7 +24,9 @@ SWEEP_LIMIT = 100
 """Threads that one sweep takes on at most, so that none holds its locks for long."""
 
 
-def create(database: Database, body: ThreadCreate) -> tuple[Json, bool]:
+def create(
+    database: Database, body: ThreadCreate, default_ttl: queries.Ttl | None = None
+) -> tuple[Json, bool]:
     """Make a thread, without its supersteps; tell whether it is new.
 
     Raises:
@@ -32,7 +34,9 @@ def create(database: Database, body: ThreadCreate) -> tuple[Json, bool]:
     """
     thread_id = body.thread_id or new_id()
     with database.statement() as connection:
-        made = queries.create_thread(connection, thread_id, body.metadata, _ttl(body.ttl))
+        made = queries.create_thread(
+            connection, thread_id, body.metadata, _ttl(body.ttl) or default_ttl
+        )
         found = None
         if made is None and body.if_exists == "do_nothing":
             found = queries.find_thread(connection, thread_id)

@@ -115,7 +115,11 @@ def update(
 
 
 def create_with_history(
-    database: Database, graphs: GraphsClient, signals: Signals, body: ThreadCreate
+    database: Database,
+    graphs: GraphsClient,
+    signals: Signals,
+    body: ThreadCreate,
+    default_ttl: queries.Ttl | None = None,
 ) -> Json:
     """Make a thread and write its supersteps; a thread that was there already stays as it is.
 
@@ -126,7 +130,7 @@ def create_with_history(
     """
     if body.supersteps and not body.metadata.get("graph_id"):
         raise BadRequest("supersteps need the graph: set metadata.graph_id to its id")
-    made, is_new = service.create(database, body)
+    made, is_new = service.create(database, body, default_ttl)
     if not (body.supersteps and is_new):
         return made
     thread_id: UUID = made["thread_id"]

@@ -8,6 +8,7 @@ from greenroom.contract.endpoint import Reply, endpoint
 from greenroom.contract.fields import Object
 from greenroom.contract.services import services
 from greenroom.threads import service, state_service
+from greenroom.threads.expiry import default_ttl
 from greenroom.threads.schemas import (
     Pruned,
     Thread,
@@ -27,7 +28,9 @@ threads = Blueprint("threads", __name__)
 def create_thread(body: ThreadCreate) -> Object:
     """Create a thread."""
     found = services()
-    return state_service.create_with_history(found.database, found.graphs, found.signals, body)
+    return state_service.create_with_history(
+        found.database, found.graphs, found.signals, body, default_ttl(found.config.project)
+    )
 
 
 @threads.post("/threads/search")

@@ -1,0 +1,32 @@
+"""HTTP figures of this process, under the names that dashboards know."""
+
+import time
+
+from flask import Flask, Response, g, request
+from prometheus_client import Counter, Histogram
+
+REQUESTS = Counter(
+    "lg_api_http_requests", "Requests by method, route and status", ["method", "path", "status"]
+)
+LATENCY = Histogram(
+    "lg_api_http_requests_latency_seconds",
+    "Time to the first byte of the answer, by method and route",
+    ["method", "path"],
+)
+
+
+def install(app: Flask) -> None:
+    """Count every request and time it."""
+
+    @app.before_request
+    def start() -> None:
+        g.started = time.perf_counter()
+
+    @app.after_request
+    def count(response: Response) -> Response:
+        # The route, not the path: ids would make a series each.
+        path = request.url_rule.rule if request.url_rule else "unknown"
+        REQUESTS.labels(request.method, path, response.status_code).inc()
+        if (started := g.get("started")) is not None:
+            LATENCY.labels(request.method, path).observe(time.perf_counter() - started)
+        return response
