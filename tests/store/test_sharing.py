@@ -22,7 +22,7 @@ async def pool(database: Database, database_uri: str) -> AsyncIterator[Pool]:
     made: Pool = AsyncConnectionPool(
         database_uri,
         kwargs={"autocommit": True, "row_factory": dict_row, "prepare_threshold": 0},
-        min_size=1,
+        min_size=4,
         open=False,
     )
     async with made:

@@ -105,7 +105,7 @@ class Upkeep:
         due_seconds = crons.find_next_due(self.database)
         if due_seconds is not None and due_seconds <= 0 and not fired:
             return HELD_CRON_SECONDS
-        return due_seconds
+        return None if due_seconds is None else max(due_seconds, SHORTEST_PAUSE_SECONDS)
 
     def _fail(self, lease: Lease, attempts: int) -> None:
         """End a run that took its worker with it every time."""
