@@ -10,7 +10,7 @@ help:
 	@echo "make install   make .venv with everything in it"
 	@echo "make run       serve the example on http://127.0.0.1:2024 (PORT=..., CONFIG=.../langgraph.json)"
 	@echo "make test      run the tests"
-	@echo "make check     lint, format and types"
+	@echo "make check     lint, format, types and import directions"
 	@echo "make clean     remove .venv, caches and the embedded servers' data"
 
 install: $(STAMP)
@@ -36,6 +36,7 @@ check: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest -q tests/test_layers.py
 
 clean:
 	rm -rf $(VENV) .greenroom build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,4 +1,4 @@
-"""A deployment of real processes for tests: engines, web, workers, started and killed one by one."""
+"""A deployment of real processes for tests: each started, paused and killed by itself."""
 
 import json
 import os
@@ -115,9 +115,20 @@ class Deployment:
             **more,
         }
 
-    def start_web(self) -> str:
+    def wait_for_log(self, event: str) -> None:
+        """Wait until some process has logged an event."""
+        until(lambda: self.count_log(event))
+
+    def restart_web(self, url: str) -> None:
+        """Stop a web process as a platform does, and start another on its port."""
+        process = self.webs.pop(url)
+        process.terminate()
+        process.wait(timeout=30)
+        self.start_web(int(url.rpartition(":")[2]))
+
+    def start_web(self, port: int | None = None) -> str:
         """Start a web process with its graphs process; its URL once it answers."""
-        port = free_port()
+        port = port or free_port()
         url = f"http://127.0.0.1:{port}"
         process = self._spawn("greenroom.cli.main", "web", PORT=str(port))
         self.webs[url] = process

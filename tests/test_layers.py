@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[1]
 APP, WORKERS = ROOT / "app", ROOT / "workers"
 RESOURCES = {"assistants", "threads", "runs", "store", "crons", "webhooks", "system"}
 VIEW_FILES = {"views", "state_views", "join_views", "answers"}
-KNOWS_FLASK = {"contract", "application", "streaming.respond"}
+KNOWS_FLASK = {"contract", "application", "streaming.respond", "runs.joins"}
 NEEDS_GRAPHS = {
     "graphs": "the graphs process and the loading of graphs",
     "streaming.encoder": "encodes what graphs stream, inside the worker",

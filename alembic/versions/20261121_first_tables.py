@@ -121,6 +121,18 @@ CREATE INDEX run_running ON run (worker_id) WHERE status = 'running';
 -- The list of a thread's runs, newest first, and its active ones.
 CREATE INDEX run_thread ON run (thread_id, sequence DESC);
 
+CREATE TABLE idempotency_key (
+    key text PRIMARY KEY,
+    fingerprint bytea NOT NULL,
+    thread_id uuid REFERENCES thread ON DELETE CASCADE,
+    run_id uuid NOT NULL,
+    response bytea NOT NULL,
+    expires_at timestamptz NOT NULL
+);
+-- The sweep of spent keys, and the cascade from a thread.
+CREATE INDEX idempotency_key_expiry ON idempotency_key (expires_at);
+CREATE INDEX idempotency_key_thread ON idempotency_key (thread_id) WHERE thread_id IS NOT NULL;
+
 CREATE TABLE run_result (
     run_id uuid PRIMARY KEY,
     status text NOT NULL,
@@ -161,6 +173,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute(
-        "DROP TABLE run_event, worker, run_result, run, thread_state, thread, assistant_version, "
+        "DROP TABLE run_event, worker, run_result, idempotency_key, run, thread_state, thread, "
+        "assistant_version, "
         "assistant, deployment"
     )

@@ -5,7 +5,7 @@ from flask import Flask
 from greenroom.assistants.service import ensure_system_assistants
 from greenroom.assistants.views import assistants
 from greenroom.config import Config, load_config
-from greenroom.contract import cors, failures, measure
+from greenroom.contract import compression, cors, failures, measure
 from greenroom.contract.services import Services
 from greenroom.crons.views import crons
 from greenroom.database.deployment import find_deployment
@@ -22,6 +22,8 @@ from greenroom.streaming.relay import Relay
 from greenroom.system.views import system
 from greenroom.threads.state_views import states
 from greenroom.threads.views import threads
+from greenroom.webhooks.settings import read_settings
+from greenroom.webhooks.views import webhooks
 
 
 def create_app(config: Config | None = None) -> Flask:
@@ -38,15 +40,18 @@ def create_app(config: Config | None = None) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.extensions["greenroom"] = build_services(config)
     failures.install(app)
+    compression.install(app)
     cors.install(app, config.cors)
     measure.install(app)
-    for blueprint in (assistants, threads, states, runs, joins, crons, store, system):
+    for blueprint in (assistants, threads, states, runs, joins, crons, webhooks, store, system):
         app.register_blueprint(blueprint, url_prefix=config.mount_prefix or None)
     return app
 
 
 def build_services(config: Config) -> Services:
     """Open what the views work with."""
+    # A wrong block shall be told of at the start, not by the first run with a webhook.
+    read_settings(config)
     database = Database(
         config, pool_size=config.database_pool_size, application_name="greenroom web"
     )

@@ -86,6 +86,10 @@ class Config:
     resumable_ttl_seconds: float = 120.0
     database_pool_size: int = 10
     """Connections to Postgres that one process may hold, in each of its pools."""
+    webhook_secret: str = field(default="", repr=False)
+    """Signs what is sent to webhooks; empty: they are not signed."""
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Every variable, for the templates of langgraph.json, which may name some of them."""
     log_level: str = "INFO"
     log_json: bool = False
 
@@ -142,6 +146,8 @@ def load_config(
         database_pool_size=read.integer(
             "LANGGRAPH_POSTGRES_POOL_MAX_SIZE", Config.database_pool_size, 1
         ),
+        webhook_secret=read.text("GREENROOM_WEBHOOK_SECRET", ""),
+        environment=values,
         log_level=read.choice("LOG_LEVEL", Config.log_level, LOG_LEVELS),
         log_json=read.boolean("LOG_JSON", default=False),
     )

@@ -73,6 +73,20 @@ class ThreadBusy(Conflict):
         )
 
 
+class ThreadStatusDiffers(Conflict):
+    """The request wants the thread in another state than it is in."""
+
+    def __init__(self, thread_id: UUID, status: str) -> None:
+        super().__init__(f"Thread {thread_id} is {status}, which if_thread_status does not allow")
+
+
+class KeyReused(Conflict):
+    """The Idempotency-Key came before, with another request."""
+
+    def __init__(self) -> None:
+        super().__init__("this Idempotency-Key was used for a different request")
+
+
 class BodyTooLarge(AppError):
     """The request body is longer than HTTP_MAX_REQUEST_BODY_BYTES."""
 

@@ -9,7 +9,7 @@ STEPS = {"n": 6, "seconds": 0.2}
 
 
 def test_a_killed_workers_run_is_finished_by_another(deployment: Deployment) -> None:
-    """A run survives its worker: one end, no event twice, the steps that were saved not repeated."""
+    """A run survives its worker: one end, no event twice, saved steps not repeated."""
     deployment.start_web()
     deployment.start_worker()
     deployment.start_worker()

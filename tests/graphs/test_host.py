@@ -213,7 +213,7 @@ def test_a_fault_of_users_code_is_logged_with_its_traceback(
 def test_a_hanging_factory_is_given_up_and_delays_nobody(
     client: GraphsClient, start_host: Any, thread_id: str, name: str
 ) -> None:
-    """Each call has its deadline; more hanging calls than threads in any pool leave the rest free."""
+    """Each call has its deadline; hanging calls by the dozen leave the rest free."""
     with ThreadPoolExecutor(50) as pool:
         hanging = [pool.submit(client.read_state, name, thread_id) for _ in range(50)]
         assert json.loads(client.read_state("graph", thread_id))["values"] == {}
@@ -243,7 +243,7 @@ def test_a_blocking_factory_delays_nobody(
 
 def test_only_the_owner_may_connect(client: GraphsClient, start_host: Any) -> None:
     """The socket is the whole access control of the graphs process."""
-    mode = os.stat(start_host.socket).st_mode
+    mode = Path(start_host.socket).stat().st_mode
 
     assert stat.S_ISSOCK(mode) and stat.S_IMODE(mode) == 0o600
 

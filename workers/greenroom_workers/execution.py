@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import threading
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
@@ -100,6 +100,7 @@ class Executor:
         io: IoThread,
         signals: Signals,
         worker_id: str,
+        wake_deliveries: Callable[[], None],
     ) -> None:
         self.config = config
         self.database = database
@@ -108,6 +109,7 @@ class Executor:
         self.signals = signals
         self.keys: Keys = signals.keys
         self.worker_id = worker_id
+        self.wake_deliveries = wake_deliveries
         self.active: dict[UUID, ActiveRun] = {}
         self.is_stopping = False
         self.last_claim = time.monotonic()
@@ -210,6 +212,7 @@ class Executor:
         if active.stop is Stop.SHUTDOWN:
             with self.database.statement() as connection:
                 life.release_run(connection, claim.lease, is_charged=False)
+            self.signals.ring()
             return "handed back"
         return await self._conclude(active, events, outcome)
 
@@ -415,7 +418,9 @@ class Executor:
         events: RunEvents,
         frame: bytes,
     ) -> bool:
-        with self.database.statement() as connection:
+        database = self.database
+        block = database.transaction if claim.has_webhook else database.statement
+        with block() as connection:
             finished = life.finish_run_if_owned(
                 connection,
                 claim.lease,
@@ -423,9 +428,12 @@ class Executor:
                 cancel_action=action,
                 is_temporary=is_temporary(claim),
                 end_frame=(events.next_seq, frame) if frame and events.is_resumable else None,
+                has_webhook=claim.has_webhook,
             )
         if finished is None:
             return False
+        if claim.has_webhook:
+            self.wake_deliveries()
         if finished.has_next:
             self.signals.ring()
         return True

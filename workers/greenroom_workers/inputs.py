@@ -58,6 +58,7 @@ def graph_config(claim: Claim) -> RunnableConfig:
     config = dict(claim.kwargs["config"])
     config["metadata"] = {
         **(config.get("metadata") or {}),
+        **claim.metadata,
         "run_id": str(claim.lease.run_id),
         "thread_id": str(claim.lease.thread_id),
         "user_id": "",

@@ -7,6 +7,7 @@ from langgraph.pregel import Pregel
 from langgraph.types import StateSnapshot
 
 from greenroom.graphs.encoding import encode_json
+from greenroom.queue import outbox
 from greenroom.queue.life import Claim, Outcome
 from greenroom.queue.states import CancelAction, RunStatus
 
@@ -40,10 +41,7 @@ def describe_error(error: BaseException) -> dict[str, str]:
 
 def describe_cancel(claim: Claim, action: CancelAction) -> dict[str, str]:
     """What the thread says about a cancelled run."""
-    path = f"/threads/{claim.lease.thread_id}/runs/{claim.lease.run_id}/cancel"
-    if action is CancelAction.ROLLBACK:
-        return {"error": "UserRollback", "message": f"rollback requested via POST {path}"}
-    return {"error": "UserInterrupt", "message": f"interrupt requested via POST {path}"}
+    return outbox.describe_cancel(claim.lease.thread_id, claim.lease.run_id, action)
 
 
 def outcome_of(

@@ -23,8 +23,10 @@ from greenroom.queue import life
 from greenroom.signals.connection import connect
 from greenroom.signals.keys import Keys
 from greenroom.signals.sender import Signals
+from greenroom.webhooks.settings import read_settings
 from greenroom_workers.actors import declare_actors
 from greenroom_workers.broker import LOOK_SECONDS, make_broker
+from greenroom_workers.deliveries import Deliveries
 from greenroom_workers.execution import Executor, Stop
 from greenroom_workers.heartbeat import Heartbeat
 from greenroom_workers.io_thread import IoThread
@@ -90,6 +92,10 @@ class WorkerProcess:
         client = connect(config.redis_uri)
         self.signals = Signals(client, keys)
         self.io = IoThread(config)
+        self.delivery_database = Database(
+            config, pool_size=1, application_name="greenroom deliveries"
+        )
+        self.deliveries = Deliveries(config, self.delivery_database, read_settings(config))
         self.executor = Executor(
             config,
             self.database,
@@ -97,6 +103,7 @@ class WorkerProcess:
             self.io,
             self.signals,
             self.worker_id,
+            self.deliveries.wake,
         )
         self.heartbeat = Heartbeat(config, self.heartbeat_database, self.executor)
         self.upkeep = Upkeep(config, self.upkeep_database, self.executor, self.signals)
@@ -113,6 +120,7 @@ class WorkerProcess:
         self.worker.start()
         self.heartbeat.start()
         self.upkeep.start()
+        self.deliveries.start()
         log.info(
             "worker ready",
             worker_id=self.worker_id,
@@ -131,6 +139,7 @@ class WorkerProcess:
         self._wait_until_idle(time.monotonic() + HAND_BACK_SECONDS)
         self._hand_back_stuck()
         self.upkeep.stop()
+        self.deliveries.stop()
         self.heartbeat.stop()
         self._sign_off()
         try:
@@ -139,6 +148,7 @@ class WorkerProcess:
             log.warning("bell not closed", error=repr(error))
         self.database.close()
         self.upkeep_database.close()
+        self.delivery_database.close()
         self.heartbeat_database.close()
         log.info("worker stopped")
         # Threads of user code that never end must not keep the process.
@@ -161,6 +171,7 @@ class WorkerProcess:
             try:
                 with self.upkeep_database.statement() as connection:
                     life.release_run(connection, run.claim.lease, is_charged=False)
+                self.signals.ring()
             except AppError as error:
                 log.warning(
                     "run left to its lease",

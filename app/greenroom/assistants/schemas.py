@@ -1,10 +1,10 @@
 """Assistants on the wire (http.md, section 1)."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, WithJsonSchema
 
 from greenroom.contract.fields import Flag, Id, Limit, Maybe, Object, Offset, QueryModel, WireModel
 
@@ -19,6 +19,11 @@ AssistantField = Literal[
     "updated_at",
     "metadata",
     "version",
+]
+
+
+Xray = Annotated[
+    str, WithJsonSchema({"oneOf": [{"type": "boolean"}, {"type": "integer", "minimum": 1}]})
 ]
 
 
@@ -79,6 +84,7 @@ class AssistantCount(WireModel):
     """Which assistants; None does not filter."""
 
     metadata: Maybe[Object] = None
+    """What the assistant's metadata must contain."""
     graph_id: Maybe[str] = None
     name: Maybe[str] = None
     """A part of the name, in any case of letters."""
@@ -92,6 +98,7 @@ class AssistantSearch(AssistantCount):
     sort_by: Literal["assistant_id", "created_at", "updated_at", "name", "graph_id"] = "created_at"
     sort_order: Literal["asc", "desc"] = "desc"
     select: Maybe[list[AssistantField]] = None
+    """Answer with these fields alone."""
 
 
 class VersionsSearch(WireModel):
@@ -108,19 +115,45 @@ class VersionChange(WireModel):
     version: int | None = None
 
 
+class GraphSchemas(WireModel):
+    """The JSON schemas of a graph; null for what it does not declare."""
+
+    input_schema: Object | None
+    output_schema: Object | None
+    state_schema: Object | None
+    config_schema: Object | None
+    context_schema: Object | None
+
+
+class AssistantSchemas(GraphSchemas):
+    """The JSON schemas of an assistant's graph."""
+
+    graph_id: str
+
+
+class Drawing(WireModel):
+    """A graph as nodes and edges."""
+
+    nodes: list[Object]
+    edges: list[Object]
+
+
 class DeleteQuery(QueryModel):
     """What goes with the assistant."""
 
     delete_threads: Flag = False
+    """Delete the threads that ran it, too."""
 
 
 class DrawQuery(QueryModel):
-    """How deep a drawing opens nested graphs: true, false, or a number of levels."""
+    """How deep a drawing opens nested graphs."""
 
-    xray: str = "false"
+    xray: Xray = Field("false", json_schema_extra={"default": False})
+    """Whether nested graphs are opened: true, false, or how many levels of them."""
 
 
 class SubgraphsQuery(QueryModel):
-    """Whether nested graphs of nested graphs are listed."""
+    """How deep to look for nested graphs."""
 
     recurse: Flag = False
+    """List nested graphs of nested graphs, too."""

@@ -8,7 +8,7 @@ import click
 from greenroom import __version__
 from greenroom.errors import ConfigError
 
-COMMANDS = ("dev", "web", "worker", "migrate", "graphs")
+COMMANDS = ("dev", "web", "worker", "migrate", "webhooks", "graphs")
 
 
 class LazyGroup(click.Group):

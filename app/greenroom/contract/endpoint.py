@@ -102,7 +102,7 @@ def read_json() -> Any:
     Raises:
         InvalidRequest: it is empty, not JSON, or nested too deeply.
     """
-    body = request.get_data(cache=False)
+    body = request.get_data(cache=True)
     try:
         value = wire.loads(body)
     except ValueError as error:

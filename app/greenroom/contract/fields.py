@@ -4,7 +4,14 @@ import re
 from typing import Annotated, Any, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    WithJsonSchema,
+)
 from pydantic_core import CoreSchema
 
 T = TypeVar("T")
@@ -14,13 +21,15 @@ UUID_FORM = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 class WireModel(BaseModel):
     """A request body: strict types (no `"1"` for 1), unknown fields ignored (http.md, 0)."""
 
-    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+    model_config = ConfigDict(
+        strict=True, extra="ignore", frozen=True, use_attribute_docstrings=True
+    )
 
 
 class QueryModel(BaseModel):
     """A query string: everything arrives as text, so types are read leniently."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, use_attribute_docstrings=True)
 
 
 def parse_uuid(value: Any) -> UUID:
@@ -59,6 +68,11 @@ class RefuseNull(BeforeValidator):
             del shown["anyOf"]
             return {**others[0], **shown}
         return {**shown, "anyOf": others} if others else shown
+
+
+def show_words(*words: str) -> WithJsonSchema:
+    """Publish the words that mean something, of a text in which others are no error."""
+    return WithJsonSchema({"type": "string", "enum": list(words)})
 
 
 def read_flag(value: Any) -> bool:

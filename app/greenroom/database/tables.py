@@ -141,6 +141,8 @@ run = Table(
     # The wish to stop: interrupt, rollback or delete; None when nobody asked.
     Column("cancel_action", Text),
     Column("error", JsonBytes),
+    # Whom to tell about the end; also in kwargs. None: nobody.
+    Column("webhook", Text),
     Column("created_at", INSTANT, nullable=False, server_default=NOW),
     Column("updated_at", INSTANT, nullable=False, server_default=NOW),
     Column("started_at", INSTANT),
@@ -156,6 +158,19 @@ run_result = Table(
     Column("status", Text, nullable=False),
     Column("output", JsonBytes),
     Column("error", JsonBytes),
+    Column("expires_at", INSTANT, nullable=False),
+)
+
+# What a client's Idempotency-Key stands for. The thread is None for a temporary one, so that the
+# key outlives it; a kept thread takes its keys along.
+idempotency_key = Table(
+    "idempotency_key",
+    metadata,
+    Column("key", Text, primary_key=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("thread_id", Uuid, ForeignKey("thread.thread_id", ondelete="CASCADE")),
+    Column("run_id", Uuid, nullable=False),
+    Column("response", JsonBytes, nullable=False),
     Column("expires_at", INSTANT, nullable=False),
 )
 
@@ -208,6 +223,32 @@ cron_firing = Table(
     metadata,
     Column("cron_id", Uuid, ForeignKey("cron.cron_id", ondelete="CASCADE"), primary_key=True),
     Column("slot", INSTANT, primary_key=True),
+)
+
+# What is owed to the webhooks of runs that have ended; swept some days after its own end.
+webhook_delivery = Table(
+    "webhook_delivery",
+    metadata,
+    Column("delivery_id", Uuid, primary_key=True),
+    # Without foreign keys: a stateless run and its thread are gone before their webhook is called.
+    Column("run_id", Uuid, nullable=False),
+    Column("thread_id", Uuid, nullable=False),
+    # The run again where its row stays, so that whoever deletes it or its thread deletes this too.
+    Column("kept_run_id", Uuid, ForeignKey("run.run_id", ondelete="CASCADE")),
+    Column("url", Text, nullable=False),
+    # Host and port of the URL; empty for a path of our own.
+    Column("host", Text, nullable=False),
+    # What is sent, but for the time of sending. None once it has been delivered.
+    Column("body", JsonBytes),
+    # Claims, of which each makes one attempt.
+    Column("attempts", Integer, nullable=False, server_default="0"),
+    # When it is due. A claim moves it on to when its lease runs out. None: there is no more to do.
+    Column("next_attempt_at", INSTANT, server_default=NOW),
+    Column("delivered_at", INSTANT),
+    # Of the last attempt: the HTTP status, None without an answer; and why it failed.
+    Column("last_status", Integer),
+    Column("last_error", Text),
+    Column("created_at", INSTANT, nullable=False, server_default=NOW),
 )
 
 # A worker process and its last sign of life.

@@ -1,7 +1,7 @@
 """The transitions that requests make: admit a run under the multitask rule, and cancel runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -9,7 +9,8 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from greenroom import wire
-from greenroom.errors import NotFound, ThreadBusy
+from greenroom.errors import NotFound, ThreadBusy, ThreadStatusDiffers
+from greenroom.queue import outbox
 from greenroom.queue.life import settle
 from greenroom.queue.statements import STATEMENTS
 from greenroom.queue.states import CancelAction, RunStatus
@@ -29,12 +30,19 @@ class NewRun:
     thread_metadata: dict[str, Any]
     """Merged into the thread's: graph_id and assistant_id, which state calls need later."""
     delay_seconds: float = 0
+    base_metadata: dict[str, Any] = field(default_factory=dict)
+    """What lies below the thread's metadata, which lie below the run's own."""
+    if_thread_status: tuple[str, ...] | None = None
+    """Only a thread in one of these lets the run in; None: any."""
+    webhook: str | None = None
+    """Whom to tell about its end; None: nobody."""
 
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
     """The run is durable once the transaction commits."""
 
+    metadata: dict[str, Any]
     created_at: datetime
     updated_at: datetime
     is_ready: bool
@@ -63,6 +71,7 @@ def admit_run(connection: Connection, new: NewRun) -> Admitted:
     Raises:
         NotFound: no such thread.
         ThreadBusy: strategy reject, and a run is pending or running.
+        ThreadStatusDiffers: the thread is in none of the states that the run asks for.
     """
     row = connection.execute(
         STATEMENTS["admit_run"],
@@ -74,15 +83,20 @@ def admit_run(connection: Connection, new: NewRun) -> Admitted:
             "multitask_strategy": new.multitask_strategy,
             "metadata": wire.dumps(new.metadata).decode(),
             "kwargs": new.kwargs,
+            "webhook": new.webhook,
             "thread_metadata": wire.dumps(new.thread_metadata).decode(),
             "delay_seconds": max(0.0, new.delay_seconds),
+            "base_metadata": wire.dumps(new.base_metadata).decode(),
+            "if_thread_status": list(new.if_thread_status) if new.if_thread_status else None,
         },
     ).one()
-    if not row.found:
+    if row.thread_status is None:
         raise NotFound("Thread or assistant not found.")
     if row.run_id is None:
+        if new.if_thread_status and row.thread_status not in new.if_thread_status:
+            raise ThreadStatusDiffers(new.thread_id, row.thread_status)
         raise ThreadBusy
-    return Admitted(row.created_at, row.updated_at, row.queue_state == "ready")
+    return Admitted(row.metadata, row.created_at, row.updated_at, row.queue_state == "ready")
 
 
 def cancel_active(connection: Connection, thread_id: UUID, action: CancelAction) -> Cancelled:
@@ -135,9 +149,14 @@ def _cancel(
     if action is CancelAction.ROLLBACK:
         ended = connection.execute(
             STATEMENTS["delete_runs"], {**parameters, "status": RunStatus.PENDING}
-        )
+        ).all()
     else:
-        ended = connection.execute(STATEMENTS["cancel_pending"], parameters)
+        ended = connection.execute(STATEMENTS["cancel_pending"], parameters).all()
+        for row in ended:
+            if row.webhook is not None:
+                notice = outbox.get_notice(connection, row.run_id)
+                error = outbox.describe_cancel(thread_id, row.run_id, action)
+                outbox.owe(connection, notice, RunStatus.INTERRUPTED, error=error)
     ended_ids = tuple(row.run_id for row in ended)
     asked = connection.execute(STATEMENTS["flag_running"], parameters)
     return Cancelled(ended_ids, tuple(row.run_id for row in asked))

@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from greenroom import wire
+from greenroom.queue import outbox
 from greenroom.queue.statements import STATEMENTS
 from greenroom.queue.states import CancelAction, RunStatus
 
@@ -47,6 +48,8 @@ class Claim:
     started_at: datetime
     """Of the first claim: the clock of the run's event ids."""
     created_at: datetime
+    has_webhook: bool = False
+    """Somebody is to be told about its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +99,7 @@ def claim_run(connection: Connection, worker_id: str, lease_seconds: float) -> C
         cancel_action=CancelAction(row.cancel_action) if row.cancel_action else None,
         started_at=row.started_at,
         created_at=row.created_at,
+        has_webhook=row.webhook is not None,
     )
 
 
@@ -128,6 +132,7 @@ def finish_run_if_owned(
     cancel_action: CancelAction | None,
     is_temporary: bool,
     end_frame: tuple[int, bytes] | None = None,
+    has_webhook: bool = False,
 ) -> Finished | None:
     """End a run, settle its thread and promote the next; None when it is not ours to end.
 
@@ -136,6 +141,7 @@ def finish_run_if_owned(
             the worker must look again (`find_wish`).
         is_temporary: the thread was made for this run alone and is deleted with it.
         end_frame: number and bytes of the last event, to be kept for replays; None keeps nothing.
+        has_webhook: what it is owed is written, too: wants a transaction.
     """
     name = "finish_temporary_run_if_owned" if is_temporary else "finish_run_if_owned"
     error = wire.dumps(outcome.error) if outcome.error else None
@@ -161,8 +167,14 @@ def finish_run_if_owned(
             "end_seq": end_frame[0] if end_frame else 0,
             "end_frame": end_frame[1] if end_frame else None,
         }
+    notice = outbox.find_notice(connection, lease.run_id) if has_webhook else None
     row = connection.execute(STATEMENTS[name], parameters).one_or_none()
-    return Finished(row.has_next) if row is not None else None
+    if row is None:
+        return None
+    if notice is not None:
+        why = outcome.error or outcome.thread_error
+        outbox.owe(connection, notice, outcome.status, error=why, values=outcome.values)
+    return Finished(row.has_next)
 
 
 def find_wish(connection: Connection, lease: Lease) -> tuple[bool, CancelAction | None]:
@@ -227,6 +239,9 @@ def fail_exhausted_run(connection: Connection, lease: Lease, error: dict[str, st
             "result_seconds": RESULT_SECONDS,
         },
     ).one_or_none()
+    if row is not None and row.webhook is not None:
+        notice = outbox.get_notice(connection, lease.run_id)
+        outbox.owe(connection, notice, RunStatus.ERROR, error=error)
     return row is not None
 
 
@@ -281,8 +296,9 @@ def sign_off(connection: Connection, worker_id: str) -> None:
 
 
 def sweep_leftovers(connection: Connection, resumable_ttl_seconds: float) -> None:
-    """Drop results that nobody fetched and replays that nobody may ask for any more."""
+    """Drop unfetched results, spent idempotency keys, replays that nobody may ask for any more."""
     connection.execute(STATEMENTS["sweep_results"], {"limit": SWEEP_LIMIT})
+    connection.execute(STATEMENTS["sweep_idempotency_keys"], {"limit": SWEEP_LIMIT})
     connection.execute(
         STATEMENTS["sweep_events"], {"ttl_seconds": resumable_ttl_seconds, "limit": SWEEP_LIMIT}
     )

@@ -2,14 +2,14 @@
 -- transaction, the second with a snapshot taken after the first has its lock.
 
 -- name: admit_run
--- Queue a run behind those of its thread. Comes back with found = false for an unknown thread and
--- without a run_id when a busy thread refuses it.
+-- Queue a run behind those of its thread. Comes back without a thread_status for an unknown thread,
+-- and without a run_id when the thread's status or a busy thread refuses it.
 SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
 WITH target AS (
-    SELECT thread_id FROM thread WHERE thread_id = :thread_id
+    SELECT thread_id, metadata, status FROM thread WHERE thread_id = :thread_id
 ), admitted AS (
     INSERT INTO run (run_id, thread_id, assistant_id, graph_id, queue_state, due_at,
-                     created_at, multitask_strategy, metadata, kwargs)
+                     created_at, multitask_strategy, metadata, kwargs, webhook)
     SELECT :run_id, target.thread_id, :assistant_id, :graph_id,
            CASE WHEN :delay_seconds > 0 THEN 'scheduled'
                 WHEN EXISTS (SELECT FROM run WHERE run.thread_id = :thread_id
@@ -17,11 +17,14 @@ WITH target AS (
                 ELSE 'ready' END,
            now() + make_interval(secs => :delay_seconds),
            now() + make_interval(secs => :delay_seconds),
-           :multitask_strategy, CAST(:metadata AS jsonb), :kwargs
+           :multitask_strategy,
+           CAST(:base_metadata AS jsonb) || target.metadata || CAST(:metadata AS jsonb), :kwargs,
+           :webhook
       FROM target
-     WHERE NOT (:multitask_strategy = 'reject' AND EXISTS (
+     WHERE (CAST(:if_thread_status AS text[]) IS NULL OR target.status = ANY (:if_thread_status))
+       AND NOT (:multitask_strategy = 'reject' AND EXISTS (
            SELECT FROM run WHERE run.thread_id = :thread_id AND status IN ('pending', 'running')))
-    RETURNING run_id, created_at, updated_at, queue_state
+    RETURNING run_id, metadata, created_at, updated_at, queue_state
 ), touched AS (
     UPDATE thread SET status = 'busy', updated_at = now(),
            -- A thread that is in use does not grow old.
@@ -29,7 +32,7 @@ WITH target AS (
            metadata = thread.metadata || CAST(:thread_metadata AS jsonb)
       FROM admitted WHERE thread.thread_id = :thread_id
 )
-SELECT EXISTS (SELECT FROM target) AS found, admitted.*
+SELECT (SELECT status FROM target) AS thread_status, admitted.*
   FROM (SELECT) AS always LEFT JOIN admitted ON true;
 
 -- name: claim_run
@@ -43,7 +46,7 @@ UPDATE run SET status = 'running', queue_state = NULL, attempt = attempt + 1,
                   ORDER BY priority, due_at
                     FOR UPDATE SKIP LOCKED LIMIT 1)
 RETURNING run_id, thread_id, assistant_id, graph_id, metadata, kwargs, attempt, lease_token,
-          cancel_action, started_at, created_at;
+          cancel_action, started_at, created_at, webhook;
 
 -- name: renew_leases
 -- Prolong every lease of a process. A run that does not come back is no longer its own.
@@ -155,7 +158,7 @@ WITH ended AS (
     UPDATE run SET status = 'error', error = :error, worker_id = NULL, lease_expires_at = NULL,
            finished_at = now(), updated_at = now()
      WHERE run_id = :run_id AND lease_token = :lease_token AND status = 'running'
-    RETURNING run_id
+    RETURNING run_id, webhook
 ), kept AS (
     INSERT INTO run_result (run_id, status, error, expires_at)
     SELECT run_id, 'error', :error, now() + make_interval(secs => :result_seconds)
@@ -165,7 +168,7 @@ WITH ended AS (
     SELECT :thread_id, 'error', :error FROM ended
     ON CONFLICT (thread_id) DO UPDATE SET status = excluded.status, error = excluded.error
 )
-SELECT run_id FROM ended;
+SELECT run_id, webhook FROM ended;
 
 -- name: find_due_runs
 -- Scheduled runs whose time has come.
@@ -203,7 +206,7 @@ SELECT run_id FROM run
 UPDATE run SET status = 'interrupted', queue_state = NULL, cancel_action = :action,
        finished_at = now(), updated_at = now()
  WHERE thread_id = :thread_id AND run_id = ANY (CAST(:run_ids AS uuid[])) AND status = 'pending'
-RETURNING run_id;
+RETURNING run_id, webhook;
 
 -- name: delete_runs
 -- Remove runs; a running one's worker finds its lease gone.
@@ -243,6 +246,22 @@ UPDATE thread SET updated_at = now(),
 DELETE FROM thread WHERE thread_id = :thread_id AND is_temporary AND NOT EXISTS (
        SELECT FROM run WHERE thread_id = :thread_id AND status IN ('pending', 'running'));
 
+-- name: find_notice
+-- What a webhook is told about a run besides its end.
+SELECT run.run_id, run.thread_id, run.assistant_id, run.metadata, run.kwargs,
+       run.multitask_strategy, run.created_at, run.started_at, run.webhook, thread.is_temporary
+  FROM run JOIN thread USING (thread_id)
+ WHERE run.run_id = :run_id;
+
+-- name: find_last_values
+-- What a thread shows, and the time by which this transaction's runs end.
+SELECT now() AS ended_at,
+       (SELECT "values" FROM thread_state WHERE thread_id = :thread_id) AS last_values;
+
+-- name: add_delivery
+INSERT INTO webhook_delivery (delivery_id, run_id, thread_id, kept_run_id, url, host, body)
+VALUES (:delivery_id, :run_id, :thread_id, :kept_run_id, :url, :host, :body);
+
 -- name: beat
 -- A worker's sign of life, with the slots that it offers.
 INSERT INTO worker (worker_id, slots) VALUES (:worker_id, :slots)
@@ -252,6 +271,11 @@ ON CONFLICT (worker_id) DO UPDATE SET heartbeat_at = now(), slots = excluded.slo
 -- A worker that leaves, and those that have not been heard of for long.
 DELETE FROM worker
  WHERE worker_id = :worker_id OR heartbeat_at < now() - interval '10 minutes';
+
+-- name: sweep_idempotency_keys
+DELETE FROM idempotency_key WHERE key IN (
+       SELECT key FROM idempotency_key WHERE expires_at < now()
+        ORDER BY expires_at LIMIT :limit);
 
 -- name: sweep_results
 DELETE FROM run_result WHERE run_id IN (

@@ -21,6 +21,7 @@ StreamMode = Literal[
     "custom",
 ]
 MultitaskStrategy = Literal["reject", "rollback", "interrupt", "enqueue"]
+ThreadStatus = Literal["idle", "busy", "interrupted", "error"]
 Nodes = Literal["*"] | list[str]
 RUN_FIELDS = (
     "run_id",
@@ -93,6 +94,8 @@ class RunCreateStateful(RunCreate):
     checkpoint: Maybe[Checkpoint] = None
     checkpoint_id: Maybe[str] = None
     multitask_strategy: MultitaskStrategy = "enqueue"
+    if_thread_status: Maybe[ThreadStatus | list[ThreadStatus]] = None
+    """Refuse the run (409) unless the thread is in this state, or in one of these."""
     if_not_exists: Literal["create", "reject"] = "reject"
 
 

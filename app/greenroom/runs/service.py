@@ -27,11 +27,14 @@ from greenroom.queue.admission import (
 )
 from greenroom.queue.states import CancelAction, RunStatus
 from greenroom.runs import queries
+from greenroom.runs.idempotency import Key, RepeatedRequestError, claim_key, find_repeat
 from greenroom.runs.schemas import RUN_FIELDS, RunCreate, RunCreateStateful, RunCreateStateless
 from greenroom.signals.sender import Signals
 from greenroom.streaming.frames import Batch, Kind, pack
 from greenroom.threads.expiry import default_ttl
 from greenroom.threads.queries import Ttl
+from greenroom.webhooks.service import check_url
+from greenroom.webhooks.settings import read_rules
 
 UNKNOWN = "Thread or assistant not found."
 ANNOUNCED = 2**62
@@ -80,9 +83,11 @@ def prepare(
         thread_id: None for a stateless run, which gets a thread of its own.
     Raises:
         NotFound: no such assistant.
-        InvalidRequest: `assistant_id` is neither a uuid nor a graph.
+        InvalidRequest: `assistant_id` is neither a uuid nor a graph, or `webhook` breaks a rule.
         BadRequest: both `config.configurable` and `context` are given.
     """
+    if body.webhook is not None:
+        check_url(read_rules(project), body.webhook)
     assistant = find_assistant(database, project, body.assistant_id)
     prepared = prepare_for(assistant, body, thread_id)
     if prepared.is_temporary:
@@ -110,8 +115,9 @@ def prepare_for(
     is_stateless = thread_id is None
     keep = isinstance(body, RunCreateStateless) and body.on_completion == "keep"
     ids = {"graph_id": assistant.graph_id, "assistant_id": str(assistant.assistant_id)}
-    metadata = {"created_by": "system", **assistant.metadata, **ids, **body.metadata}
-    kwargs = make_kwargs(body, assistant, metadata, run_id, target)
+    base_metadata = {"created_by": "system", **assistant.metadata}
+    metadata = {**ids, **body.metadata}
+    kwargs = make_kwargs(body, assistant, {**base_metadata, **metadata}, run_id, target)
     kwargs["config"]["configurable"] |= origin or {}
     kwargs["temporary"] = is_stateless
     kwargs["on_completion"] = "keep" if keep else "delete"
@@ -127,6 +133,9 @@ def prepare_for(
             kwargs=wire.dumps(kwargs),
             thread_metadata=ids,
             delay_seconds=body.after_seconds or 0,
+            webhook=body.webhook,
+            base_metadata=base_metadata,
+            if_thread_status=wanted_statuses(body),
         ),
         kwargs=kwargs,
         creates_thread=is_stateless
@@ -134,6 +143,14 @@ def prepare_for(
         is_temporary=is_stateless and not keep,
         thread_metadata={**body.metadata, **ids},
     )
+
+
+def wanted_statuses(body: RunCreate) -> tuple[str, ...] | None:
+    """The states of the thread in which a run wants to be let in; None: any."""
+    wanted = body.if_thread_status if isinstance(body, RunCreateStateful) else None
+    if wanted is None:
+        return None
+    return tuple(wanted) if isinstance(wanted, list) else (wanted,)
 
 
 def find_assistant(database: Database, project: Project, key: str) -> Any:
@@ -209,18 +226,35 @@ def checkpoint_of(body: RunCreate) -> dict[str, Any]:
     return given
 
 
-def admit(database: Database, signals: Signals, prepared: Prepared) -> dict[str, Any]:
+def admit(
+    database: Database, signals: Signals, prepared: Prepared, key: Key | None = None
+) -> dict[str, Any]:
     """Let a run in and wake a worker; the run as clients see it.
 
+    Args:
+        key: of a request that may come again.
     Raises:
         NotFound: no such thread, and the request does not create it.
         ThreadBusy: strategy reject on a busy thread.
+        ThreadStatusDiffers: the thread is in none of the states that were asked for.
+        KeyReused: the key stands for another request.
+        RepeatedRequestError: the key stands for this very request, whose run exists.
     """
-    is_single = not prepared.creates_thread and prepared.action is None
+    if key is not None and (repeat := find_repeat(database, key)):
+        raise RepeatedRequestError(repeat)
+    is_single = not prepared.creates_thread and prepared.action is None and key is None
     with database.statement() if is_single else database.transaction() as connection:
         entry = enter(connection, prepared)
+        shown = show_new(prepared, entry.admitted)
+        is_new = key is None or claim_key(
+            connection, key, shown, is_temporary=prepared.is_temporary
+        )
+        if not is_new:
+            connection.rollback()
+    if key is not None and not is_new:
+        return admit(database, signals, prepared, key)
     announce_entry(signals, prepared, entry)
-    return show_new(prepared, entry.admitted)
+    return shown
 
 
 def enter(connection: Connection, prepared: Prepared) -> Entry:
@@ -419,7 +453,7 @@ def show_new(prepared: Prepared, admitted: Admitted) -> dict[str, Any]:
         "run_id": new.run_id,
         "thread_id": new.thread_id,
         "assistant_id": new.assistant_id,
-        "metadata": new.metadata,
+        "metadata": admitted.metadata,
         "status": RunStatus.PENDING,
         "kwargs": prepared.kwargs,
         "multitask_strategy": new.multitask_strategy,

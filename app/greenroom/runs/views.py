@@ -4,7 +4,7 @@ from contextlib import ExitStack
 from typing import Any
 from uuid import UUID
 
-from flask import Blueprint, Response
+from flask import Blueprint, Response, request
 
 from greenroom.contract.endpoint import Reply, endpoint
 from greenroom.contract.services import services
@@ -12,8 +12,11 @@ from greenroom.errors import InvalidRequest
 from greenroom.queue.states import CancelAction
 from greenroom.runs import service
 from greenroom.runs.answers import JSON_HEADERS, SSE_HEADERS, disconnect_action
+from greenroom.runs.idempotency import Key, RepeatedRequestError, read_key
+from greenroom.runs.joins import join, join_stream
 from greenroom.runs.schemas import (
     CancelQuery,
+    JoinQuery,
     Run,
     RunCreateStateful,
     RunCreateStateless,
@@ -136,8 +139,12 @@ def cancel_many(body: RunsCancel, query: CancelQuery) -> None:
 def _create(thread_id: UUID | None, body: RunCreateStateful | RunCreateStateless) -> Reply:
     app = services()
     prepared = service.prepare(app.database, app.config.project, body, thread_id)
-    run = service.admit(app.database, app.signals, prepared)
-    return Reply(run, headers={"content-location": _path(prepared)})
+    try:
+        run = service.admit(app.database, app.signals, prepared, idempotency_key())
+    except RepeatedRequestError as repeated:
+        run = repeated.repeat.response
+    path = run_path(run["thread_id"], run["run_id"], is_stateless=prepared.is_stateless)
+    return Reply(run, headers={"content-location": path})
 
 
 def _create_and_wait(
@@ -149,7 +156,11 @@ def _create_and_wait(
     path = f"/threads/{target}/runs/{run_id}"
     with ExitStack() as stack:
         subscription = stack.enter_context(app.relay.subscribe(target, run_id))
-        service.admit(app.database, app.signals, prepared)
+        try:
+            service.admit(app.database, app.signals, prepared, idempotency_key())
+        except RepeatedRequestError as repeated:
+            found = repeated.repeat
+            return join(app, found.thread_id, found.run_id, JoinQuery())
         subscription.is_watched = True
         chunks = wait_for_end(
             subscription,
@@ -173,10 +184,15 @@ def _create_and_stream(
     app = services()
     prepared = service.prepare(app.database, app.config.project, body, thread_id)
     target, run_id = prepared.new.thread_id, prepared.new.run_id
-    path = _path(prepared)
+    path = run_path(target, run_id, is_stateless=prepared.is_stateless)
     with ExitStack() as stack:
         subscription = stack.enter_context(app.relay.subscribe(target, run_id))
-        service.admit(app.database, app.signals, prepared)
+        try:
+            service.admit(app.database, app.signals, prepared, idempotency_key())
+        except RepeatedRequestError as repeated:
+            found = repeated.repeat
+            path = run_path(found.thread_id, found.run_id, is_stateless=prepared.is_stateless)
+            return join_stream(app, found.thread_id, found.run_id, JoinQuery(), path, "-1")
         subscription.is_watched = True
         wanted = Wanted(run_id, is_resumable=body.stream_resumable, from_seq=0)
         chunks = stream_run(
@@ -208,8 +224,12 @@ def _cancel_and_wait(thread_id: UUID, run_id: UUID, action: CancelAction) -> Res
         )
 
 
-def _path(prepared: service.Prepared) -> str:
+def run_path(thread_id: UUID | str, run_id: UUID | str, *, is_stateless: bool) -> str:
     """Where clients find the run: stateless ones are named without their thread (http.md 4)."""
-    if prepared.is_stateless:
-        return f"/runs/{prepared.new.run_id}"
-    return f"/threads/{prepared.new.thread_id}/runs/{prepared.new.run_id}"
+    return f"/runs/{run_id}" if is_stateless else f"/threads/{thread_id}/runs/{run_id}"
+
+
+def idempotency_key() -> Key | None:
+    """The key of this request, if it has one."""
+    header = request.headers.get("idempotency-key")
+    return read_key(header, request.path, request.get_data(cache=True)) if header else None

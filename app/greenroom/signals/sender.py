@@ -41,6 +41,14 @@ class Signals:
         channel = self.keys.events(thread_id)
         return self._try("event", lambda: self.client.publish(channel, message))
 
+    def has_listeners(self, thread_id: UUID) -> bool:
+        """Whether anybody streams a thread; False when Redis does not say."""
+        try:
+            ((_, count),) = self.client.pubsub_numsub(self.keys.events(thread_id))
+        except redis.RedisError:
+            return False
+        return bool(count)
+
     def is_alive(self) -> bool:
         """Ask Redis now, whatever went wrong before."""
         try:

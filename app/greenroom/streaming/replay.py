@@ -17,9 +17,11 @@ RUN_EVENTS = text(
     "WHERE run_id = :run_id AND last_seq >= :from_seq ORDER BY first_seq LIMIT :limit"
 )
 THREAD_RUNS = text(
-    "SELECT run_id, started_at, finished_at FROM run "
-    "WHERE thread_id = :thread_id AND started_at IS NOT NULL "
-    "AND EXISTS (SELECT FROM run_event WHERE run_event.run_id = run.run_id) ORDER BY started_at"
+    "SELECT run_id, started_at, finished_at, kept.next_seq FROM run "
+    "CROSS JOIN LATERAL (SELECT max(last_seq) + 1 AS next_seq FROM run_event "
+    "WHERE run_event.run_id = run.run_id) AS kept "
+    "WHERE thread_id = :thread_id AND started_at IS NOT NULL AND kept.next_seq IS NOT NULL "
+    "ORDER BY started_at"
 )
 
 
@@ -53,12 +55,10 @@ def replay_thread(database: Database, thread_id: UUID, position: EventId) -> Ite
         started_ms = milliseconds(run.started_at)
         if started_ms < position.milliseconds:
             continue
-        next_seq = position.number if started_ms == position.milliseconds else 0
-        for batch in replay_run(database, run.run_id, started_ms, next_seq):
-            yield batch
-            next_seq = batch.next_seq
+        from_seq = position.number if started_ms == position.milliseconds else 0
+        yield from replay_run(database, run.run_id, started_ms, from_seq)
         if run.finished_at is not None:
-            yield Batch(Kind.END, run.run_id, 0, started_ms, next_seq, 0, b"")
+            yield Batch(Kind.END, run.run_id, 0, started_ms, run.next_seq, 0, b"")
 
 
 def milliseconds(instant: datetime) -> int:

@@ -5,6 +5,7 @@ changes. Writing takes the thread's slot for the time of the call (`slot`), so t
 created meanwhile starts from what the update left.
 """
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,12 +13,17 @@ from uuid import UUID
 
 from greenroom import wire
 from greenroom.database.engine import Database
-from greenroom.errors import BadRequest, ThreadNotFound
+from greenroom.errors import AppError, BadRequest, ThreadNotFound
 from greenroom.graphs.client import GraphsClient
+from greenroom.identifiers import new_id
+from greenroom.logs import get_logger
 from greenroom.signals.sender import Signals
+from greenroom.streaming.frames import Batch, EventId, Kind, make_frame, pack
 from greenroom.threads import queries, service
 from greenroom.threads.schemas import HistorySearch, StateUpdate, Superstep, ThreadCreate
 from greenroom.threads.slot import give_back, take_slot
+
+log = get_logger(__name__)
 
 Json = dict[str, Any]
 
@@ -111,7 +117,26 @@ def update(
             checkpoint=body.target,
         )
 
-    return _write(database, signals, address, write)
+    pointer = _write(database, signals, address, write)
+    _announce(graphs, signals, address)
+    return pointer
+
+
+def _announce(graphs: GraphsClient, signals: Signals, address: Address) -> None:
+    """Show the new state to those who stream the thread, if there are any."""
+    if address.graph_id is None or not signals.has_listeners(address.thread_id):
+        return
+    try:
+        state = graphs.read_state(address.graph_id, address.thread_id, config=address.config)
+    except AppError as error:
+        log.warning("update not announced", thread_id=str(address.thread_id), error=repr(error))
+        return
+    data = b'{"state":%b,"thread_id":"%b"}' % (state, str(address.thread_id).encode())
+    # It belongs to no run: an id of its own keeps it apart in the order of the thread's events.
+    milliseconds = time.time_ns() // 1_000_000
+    frame = make_frame("state_update", data, EventId(milliseconds, 0))
+    batch = Batch(Kind.STATE, new_id(), 0, milliseconds, 0, 1, frame)
+    signals.publish(address.thread_id, pack(batch))
 
 
 def create_with_history(

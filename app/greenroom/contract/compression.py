@@ -1,0 +1,26 @@
+"""gzip for large JSON answers; never for streams, which must leave event by event."""
+
+import gzip
+
+from flask import Flask, Response, request
+
+SMALLEST_BYTES = 4096
+"""Below this the headers cost more than the compression saves."""
+LEVEL = 1
+"""JSON shrinks to nearly as little at the quickest level, and the loop is not held up."""
+
+
+def install(app: Flask) -> None:
+    """Compress what is worth it, for clients that take it."""
+
+    @app.after_request
+    def compress(response: Response) -> Response:
+        if response.is_streamed or response.content_type != "application/json":
+            return response
+        response.headers["vary"] = "Origin, Accept-Encoding"
+        data = response.get_data()
+        if len(data) < SMALLEST_BYTES or not request.accept_encodings.best_match(["gzip"]):
+            return response
+        response.set_data(gzip.compress(data, LEVEL))
+        response.headers["content-encoding"] = "gzip"
+        return response

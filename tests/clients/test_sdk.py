@@ -1,0 +1,54 @@
+"""The official Python client, unmodified, where our promises go beyond single requests."""
+
+from threading import Thread
+
+import httpx
+from deployment import Deployment, new_thread
+from langgraph_sdk import get_client, get_sync_client
+
+
+async def test_tokens_arrive_through_the_sdk(server: Deployment) -> None:
+    """Streaming, state and history of one run."""
+    client = get_client(url=server.url)
+    thread = await client.threads.create()
+    names = [
+        part.event
+        async for part in client.runs.stream(
+            thread["thread_id"], "steps", input={"n": 2}, stream_mode=["custom", "updates"]
+        )
+    ]
+    assert names == ["metadata", "custom", "updates", "custom", "updates"]
+    state = await client.threads.get_state(thread["thread_id"])
+    assert state["values"]["trail"] == [0, 1]
+    assert len(await client.threads.get_history(thread["thread_id"])) == 4
+    await client.aclose()
+
+
+def test_a_client_survives_the_restart_of_the_web_process(deployment: Deployment) -> None:
+    """The stream is cut when the web process is told to stop; the client reconnects and misses
+    nothing, because the run is resumable."""
+    url = deployment.start_web()
+    deployment.start_worker()
+    seen: list[int] = []
+    with httpx.Client(base_url=url) as http:
+        thread_id = new_thread(http)
+    client = get_sync_client(url=url)
+
+    def follow() -> None:
+        body = {"n": 8, "seconds": 0.25}
+        seen.extend(
+            part.data["step"]
+            for part in client.runs.stream(
+                thread_id, "steps", input=body, stream_mode="custom", stream_resumable=True
+            )
+            if part.event == "custom"
+        )
+
+    following = Thread(target=follow)
+    following.start()
+    deployment.wait_for_log("run started")
+    deployment.restart_web(url)
+    following.join(timeout=60)
+    assert seen == list(range(8))
+    client.close()
+    deployment.assert_consistent()
