@@ -45,7 +45,9 @@ def test_state_is_read_and_updated_from_afar(server: Deployment, config: Runnabl
 
 def test_a_remote_node_runs_inside_a_local_graph(server: Deployment) -> None:
     """The local graph passes its state on and takes the answer back."""
-    answer = nested(server, "echo").invoke({"text": "ab"}, {"configurable": {"thread_id": str(uuid4())}})
+    answer = nested(server, "echo").invoke(
+        {"text": "ab"}, {"configurable": {"thread_id": str(uuid4())}}
+    )
     assert answer["trail"] == ["ab"]
 
 
@@ -76,9 +78,7 @@ def test_an_interrupt_on_the_server_stops_and_resumes(
     assert graph.invoke(Command(resume="yes"), config)["trail"] == ["yes"]
 
 
-def test_a_failure_on_the_server_is_raised_here(
-    server: Deployment, config: RunnableConfig
-) -> None:
+def test_a_failure_on_the_server_is_raised_here(server: Deployment, config: RunnableConfig) -> None:
     """With the class that it had there."""
     with pytest.raises(Exception, match="Odd"):
         RemoteGraph("hostile", url=server.url).invoke({"kind": "raise"}, config)

@@ -11,10 +11,13 @@ from greenroom.assistants.schemas import (
     AssistantCount,
     AssistantCreate,
     AssistantPatch,
+    AssistantSchemas,
     AssistantSearch,
     AssistantVersion,
     DeleteQuery,
+    Drawing,
     DrawQuery,
+    GraphSchemas,
     SubgraphsQuery,
     VersionChange,
     VersionsSearch,
@@ -87,7 +90,7 @@ def set_latest_assistant_version(assistant_id: UUID, body: VersionChange) -> Obj
 
 # Not `<assistant_id>`: here alone a graph id will do, too.
 @assistants.get("/assistants/<assistant_or_graph_id>/graph")
-@endpoint(query=DrawQuery, returns=Object)
+@endpoint(query=DrawQuery, returns=Drawing)
 def draw_assistant_graph(assistant_or_graph_id: str, query: DrawQuery) -> Reply:
     """Draw an assistant's graph: its nodes and edges."""
     xray = service.read_xray(query.xray)
@@ -96,7 +99,7 @@ def draw_assistant_graph(assistant_or_graph_id: str, query: DrawQuery) -> Reply:
 
 
 @assistants.get("/assistants/<assistant_id>/schemas")
-@endpoint(returns=Object)
+@endpoint(returns=AssistantSchemas)
 def get_assistant_schemas(assistant_id: UUID) -> Reply:
     """Get the JSON schemas of an assistant's graph."""
     found = _resolve(assistant_id)
@@ -104,7 +107,7 @@ def get_assistant_schemas(assistant_id: UUID) -> Reply:
 
 
 @assistants.get("/assistants/<assistant_id>/subgraphs")
-@endpoint(query=SubgraphsQuery, returns=Object)
+@endpoint(query=SubgraphsQuery, returns=dict[str, GraphSchemas])
 def list_assistant_subgraphs(assistant_id: UUID, query: SubgraphsQuery) -> Reply:
     """List the nested graphs with their schemas."""
     found = _resolve(assistant_id)
@@ -114,7 +117,7 @@ def list_assistant_subgraphs(assistant_id: UUID, query: SubgraphsQuery) -> Reply
 
 
 @assistants.get("/assistants/<assistant_id>/subgraphs/<namespace>")
-@endpoint(query=SubgraphsQuery, returns=Object)
+@endpoint(query=SubgraphsQuery, returns=dict[str, GraphSchemas])
 def get_assistant_subgraph(assistant_id: UUID, namespace: str, query: SubgraphsQuery) -> Reply:
     """Get one nested graph's schemas; an empty object when there is none of that name."""
     found = _resolve(assistant_id)

@@ -27,6 +27,8 @@ class Contract:
     status: int = 200
     also: tuple[int, ...] = ()
     """Other statuses of success, on request of the client."""
+    also_text: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,8 @@ def endpoint(
     returns: Any = None,
     status: int = 200,
     also: tuple[int, ...] = (),
+    also_text: bool = False,
+    headers: Mapping[str, str] | None = None,
 ) -> Callable[[View], Callable[..., Response]]:
     """Frame a view: path ids become UUIDs, `body` and `query` validated keyword arguments.
 
@@ -59,6 +63,8 @@ def endpoint(
         returns: the shape of the answer, for the OpenAPI document.
         status: of an answer that is a plain value.
         also: other statuses of success that a client may ask for.
+        also_text: whether the answer may be plain text, too.
+        headers: what the view reads of them, with what they mean, for the OpenAPI document.
     Raises:
         InvalidRequest: with the name of the field in its sentence.
     """
@@ -78,7 +84,9 @@ def endpoint(
                 return answer
             return dump(answer if isinstance(answer, Reply) else Reply(answer, status))
 
-        framed.contract = Contract(body, query, returns, status, also)  # type: ignore[attr-defined]
+        framed.contract = Contract(  # type: ignore[attr-defined]
+            body, query, returns, status, also, also_text, headers or {}
+        )
         return framed
 
     return decorate

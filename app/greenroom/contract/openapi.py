@@ -15,6 +15,8 @@ from greenroom.contract.endpoint import PATH_IDS, Contract
 
 REFERENCES = "#/components/schemas/{model}"
 PLACEHOLDER = re.compile(r"<(?:\w+:)?(\w+)>")
+PUBLISHED_NAMES = {"assistant_or_graph_id": "assistant_id"}
+"""Path parameters that the reference calls otherwise."""
 FAILURES = {
     "400": "The request contradicts itself.",
     "404": "Nothing of that name.",
@@ -29,6 +31,15 @@ ERROR = {
     "required": ["detail"],
 }
 STREAMED = {"text/event-stream": {"schema": {"type": "string"}}}
+PLAIN = {"text/plain": {"schema": {"type": "string"}}}
+TAGS = {
+    "Assistants": "Graphs with a configuration, kept in versions.",
+    "Crons": "Runs that start by the clock.",
+    "Runs": "Graphs at work: in the background, waited for, or streamed.",
+    "Store": "Items that outlive threads.",
+    "System": "The server itself.",
+    "Threads": "What runs leave behind: their state and its history.",
+}
 LAST_EVENT_ID = {
     "name": "Last-Event-ID",
     "in": "header",
@@ -39,7 +50,11 @@ LAST_EVENT_ID = {
 
 
 class WireSchema(GenerateJsonSchema):
-    """Pydantic's generator, with a field that refuses null shown as its type alone."""
+    """Pydantic's generator, without what says nothing: null defaults, names in capitals."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        """Never: a field's name is title enough."""
+        return False
 
     def default_schema(self, schema: Any) -> dict[str, Any]:
         """Leave out the default None of a field that may only be absent."""
@@ -70,9 +85,12 @@ def build_document(app: Flask, prefix: str) -> dict[str, Any]:
             "description": "A self-hosted server for LangGraph agents.",
         },
         "servers": [{"url": prefix or "/"}],
-        "tags": [{"name": name} for name in sorted({tag_of(rule) for _, rule, _, _ in views})],
+        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
         "paths": dict(sorted(paths.items())),
-        "components": {"schemas": {**schemas, "ErrorResponse": ERROR}},
+        "components": {
+            "schemas": {**schemas, "ErrorResponse": ERROR},
+            "responses": dict(describe_failures()),
+        },
     }
 
 
@@ -82,8 +100,15 @@ def find_views(app: Flask, prefix: str) -> Iterator[tuple[str, Rule, Any, Contra
         view = app.view_functions[rule.endpoint]
         contract = getattr(view, "contract", None)
         if contract is not None:
-            path = PLACEHOLDER.sub(r"{\1}", rule.rule.removeprefix(prefix))
+            path = PLACEHOLDER.sub(
+                lambda found: f"{{{published(found[1])}}}", rule.rule.removeprefix(prefix)
+            )
             yield path, rule, view, contract
+
+
+def published(name: str) -> str:
+    """A path parameter's name in the document."""
+    return PUBLISHED_NAMES.get(name, name)
 
 
 def collect_schemas(contracts: Iterator[Contract]) -> tuple[dict[str, Any], dict[Any, Any]]:
@@ -117,11 +142,12 @@ def describe(
     operation: dict[str, Any] = {
         "tags": [tag_of(rule)],
         "summary": summary.rstrip("."),
-        "description": description.strip(),
-        "operationId": view.__name__,
+        "operationId": rule.endpoint.rpartition(".")[2],
         "parameters": parameters_of(rule, contract),
-        "responses": responses_of(contract, references),
+        "responses": responses_of(rule, contract, references),
     }
+    if text := description.strip():
+        operation["description"] = text
     if contract.body is not None:
         schema = references[str(contract.body), "validation"]
         operation["requestBody"] = {
@@ -142,19 +168,25 @@ def parameters_of(rule: Rule, contract: Contract) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for name in sorted(rule.arguments, key=rule.rule.index):
         schema = {"type": "string", "format": "uuid"} if name in PATH_IDS else {"type": "string"}
-        found.append({"name": name, "in": "path", "required": True, "schema": schema})
+        parameter = {"name": published(name), "in": "path", "required": True}
+        found.append({**parameter, "schema": schema})
     if contract.query is not None:
         shown = contract.query.model_json_schema(schema_generator=WireSchema)
         required = shown.get("required", [])
         for name, schema in shown.get("properties", {}).items():
             parameter = {"name": name, "in": "query", "required": name in required}
+            if text := schema.pop("description", None):
+                parameter["description"] = text
             found.append({**parameter, "schema": schema})
+    for name, text in contract.headers.items():
+        parameter = {"name": name, "in": "header", "required": False, "description": text}
+        found.append({**parameter, "schema": {"type": "string"}})
     if contract.returns is Response and rule.methods and "GET" in rule.methods:
         found.append(LAST_EVENT_ID)
     return found
 
 
-def responses_of(contract: Contract, references: Mapping[Any, Any]) -> dict[str, Any]:
+def responses_of(rule: Rule, contract: Contract, references: Mapping[Any, Any]) -> dict[str, Any]:
     """The answer, and everything that may go wrong."""
     answer: dict[str, Any] = {"description": "Success"}
     if contract.returns is Response:
@@ -162,10 +194,35 @@ def responses_of(contract: Contract, references: Mapping[Any, Any]) -> dict[str,
     elif contract.returns is not None:
         schema = references.get((str(contract.returns), "serialization"), {})
         answer["content"] = {"application/json": {"schema": schema}}
+    if contract.also_text:
+        answer["content"] |= PLAIN
     responses: dict[str, Any] = {str(contract.status): answer}
     for status in contract.also:
         responses[str(status)] = {"description": "Success, as asked for in the request"}
-    error = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorResponse"}}}
-    for code, text in FAILURES.items():
-        responses.setdefault(code, {"description": text, "content": error})
+    for code in failures_of(rule, contract):
+        responses.setdefault(code, {"$ref": f"#/components/responses/{code}"})
     return responses
+
+
+def describe_failures() -> Iterator[tuple[str, dict[str, Any]]]:
+    """The answers that operations share."""
+    for code, text in FAILURES.items():
+        schema = {"$ref": "#/components/schemas/ErrorResponse"}
+        yield code, {"description": text, "content": {"application/json": {"schema": schema}}}
+
+
+def failures_of(rule: Rule, contract: Contract) -> Iterator[str]:
+    """What may go wrong: reading conflicts with nothing, and what is not sent is not refused."""
+    reads = "GET" in (rule.methods or set())
+    has_body = contract.body is not None
+    names_something = has_body or bool(rule.arguments)
+    impossible = set()
+    if reads:
+        impossible.add("409")
+    if not has_body:
+        impossible.add("413")
+    if not names_something:
+        impossible |= {"404"}
+    if not names_something and contract.query is None:
+        impossible |= {"400", "422"}
+    return (code for code in FAILURES if code not in impossible)

@@ -13,7 +13,13 @@ from greenroom.errors import InvalidRequest, NotFound
 from greenroom.runs import queries, service
 from greenroom.runs.answers import SSE_HEADERS
 from greenroom.runs.joins import join, join_stream
-from greenroom.runs.schemas import CancelQuery, JoinQuery, Run
+from greenroom.runs.schemas import (
+    THREAD_MODES,
+    ActionQuery,
+    JoinQuery,
+    Run,
+    ThreadStreamQuery,
+)
 from greenroom.signals.sender import read_action
 from greenroom.streaming.follow import (
     FROM_THE_START,
@@ -25,8 +31,6 @@ from greenroom.streaming.replay import replay_thread
 from greenroom.streaming.respond import streamed
 
 joins = Blueprint("joins", __name__)
-
-THREAD_MODES = frozenset({"run_modes", "lifecycle", "state_update"})
 
 
 @joins.get("/threads/<thread_id>/runs/<run_id>/join")
@@ -72,8 +76,8 @@ def join_stateless_run_stream(run_id: UUID, query: JoinQuery) -> Response:
 
 
 @joins.post("/runs/<run_id>/cancel")
-@endpoint(query=CancelQuery, status=202)
-def cancel_stateless_run(run_id: UUID, query: CancelQuery) -> None:
+@endpoint(query=ActionQuery, status=202)
+def cancel_stateless_run(run_id: UUID, query: ActionQuery) -> None:
     """Cancel a stateless run."""
     app = services()
     row = _get_anywhere(run_id)
@@ -82,11 +86,11 @@ def cancel_stateless_run(run_id: UUID, query: CancelQuery) -> None:
 
 
 @joins.get("/threads/<thread_id>/stream")
-@endpoint(returns=Response)
-def join_thread_stream(thread_id: UUID) -> Response:
+@endpoint(query=ThreadStreamQuery, returns=Response)
+def join_thread_stream(thread_id: UUID, query: ThreadStreamQuery) -> Response:
     """Stream the events of all runs of a thread, one after another, until the client leaves."""
     app = services()
-    modes = _thread_modes()
+    modes = _thread_modes(query)
     last_event_id = _last_event_id()
     position = _thread_position(last_event_id)
     with ExitStack() as stack:
@@ -113,11 +117,11 @@ def _get_anywhere(run_id: UUID) -> AnyRow:
     return row
 
 
-def _thread_modes() -> frozenset[str]:
+def _thread_modes(query: ThreadStreamQuery) -> frozenset[str]:
     """Read `stream_mode` (as clients send it) and `stream_modes`, repeated or with commas."""
-    given = [*request.args.getlist("stream_mode"), *request.args.getlist("stream_modes")]
+    given = [*query.stream_mode, *query.stream_modes]
     modes = frozenset(mode for text in given for mode in text.split(",") if mode)
-    if unknown := sorted(modes - THREAD_MODES):
+    if unknown := sorted(modes.difference(THREAD_MODES)):
         raise InvalidRequest(f"Invalid stream mode: {unknown[0]}")
     return modes or frozenset({"run_modes"})
 

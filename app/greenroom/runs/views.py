@@ -8,16 +8,17 @@ from flask import Blueprint, Response, request
 
 from greenroom.contract.endpoint import Reply, endpoint
 from greenroom.contract.services import services
-from greenroom.errors import InvalidRequest
 from greenroom.queue.states import CancelAction
 from greenroom.runs import service
 from greenroom.runs.answers import JSON_HEADERS, SSE_HEADERS, disconnect_action
 from greenroom.runs.idempotency import Key, RepeatedRequestError, read_key
 from greenroom.runs.joins import join, join_stream
 from greenroom.runs.schemas import (
+    ActionQuery,
     CancelQuery,
     JoinQuery,
     Run,
+    RunBatch,
     RunCreateStateful,
     RunCreateStateless,
     RunsCancel,
@@ -29,55 +30,55 @@ from greenroom.streaming.respond import streamed
 
 runs = Blueprint("runs", __name__)
 
+IDEMPOTENT = {"Idempotency-Key": "Of two requests with the same key, one makes the run."}
+
 
 @runs.post("/threads/<thread_id>/runs")
-@endpoint(body=RunCreateStateful, returns=Run)
+@endpoint(body=RunCreateStateful, returns=Run, headers=IDEMPOTENT)
 def create_run(thread_id: UUID, body: RunCreateStateful) -> Reply:
     """Create a background run."""
     return _create(thread_id, body)
 
 
 @runs.post("/runs")
-@endpoint(body=RunCreateStateless, returns=Run)
+@endpoint(body=RunCreateStateless, returns=Run, headers=IDEMPOTENT)
 def create_stateless_run(body: RunCreateStateless) -> Reply:
     """Create a background run that makes its own thread."""
     return _create(None, body)
 
 
 @runs.post("/runs/batch")
-@endpoint(body=list[RunCreateStateless], returns=list[Run])
+@endpoint(body=RunBatch, returns=list[Run])
 def create_batch(body: list[RunCreateStateless]) -> list[dict[str, Any]]:
     """Create several stateless runs, all or none."""
     app = services()
-    if not body:
-        raise InvalidRequest("the batch must hold at least one run")
     prepared = [service.prepare(app.database, app.config.project, one, None) for one in body]
     return service.admit_all(app.database, app.signals, prepared)
 
 
 @runs.post("/threads/<thread_id>/runs/wait")
-@endpoint(body=RunCreateStateful, returns=Any)
+@endpoint(body=RunCreateStateful, returns=Any, headers=IDEMPOTENT)
 def create_and_wait(thread_id: UUID, body: RunCreateStateful) -> Response:
     """Create a run and answer with the thread's values once it has ended."""
     return _create_and_wait(thread_id, body)
 
 
 @runs.post("/runs/wait")
-@endpoint(body=RunCreateStateless, returns=Any)
+@endpoint(body=RunCreateStateless, returns=Any, headers=IDEMPOTENT)
 def create_stateless_and_wait(body: RunCreateStateless) -> Response:
     """Create a run on a thread of its own and answer with its output."""
     return _create_and_wait(None, body)
 
 
 @runs.post("/threads/<thread_id>/runs/stream")
-@endpoint(body=RunCreateStateful, returns=Response)
+@endpoint(body=RunCreateStateful, returns=Response, headers=IDEMPOTENT)
 def create_and_stream(thread_id: UUID, body: RunCreateStateful) -> Response:
     """Create a run and stream its events."""
     return _create_and_stream(thread_id, body)
 
 
 @runs.post("/runs/stream")
-@endpoint(body=RunCreateStateless, returns=Response)
+@endpoint(body=RunCreateStateless, returns=Response, headers=IDEMPOTENT)
 def create_stateless_and_stream(body: RunCreateStateless) -> Response:
     """Create a run on a thread of its own and stream its events."""
     return _create_and_stream(None, body)
@@ -125,8 +126,8 @@ def cancel_run(thread_id: UUID, run_id: UUID, query: CancelQuery) -> Response | 
 
 
 @runs.post("/runs/cancel")
-@endpoint(body=RunsCancel, query=CancelQuery, status=204)
-def cancel_many(body: RunsCancel, query: CancelQuery) -> None:
+@endpoint(body=RunsCancel, query=ActionQuery, status=204)
+def cancel_many(body: RunsCancel, query: ActionQuery) -> None:
     """Cancel runs of one thread by id, or every run of a status."""
     app = services()
     action = read_action(query.action)

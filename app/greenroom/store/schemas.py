@@ -57,13 +57,13 @@ class ItemPut(WireModel):
     """Absent takes the configured one; null keeps the item for good."""
 
 
-class ItemQuery(QueryModel):
-    """Which item."""
+class ItemQuery(QueryModel, json_schema_extra={"required": ["namespace", "key"]}):
+    """Which item. Without a key the answer is a 400, as on the reference."""
 
     namespace: Text
     """The labels, joined by dots."""
-    key: Text | None = None
-    refresh_ttl: Flag | None = None
+    key: Maybe[Text] = None
+    refresh_ttl: Maybe[Flag] = None
     """Whether reading prolongs the item's life; None takes the configured rule."""
 
 
@@ -80,6 +80,8 @@ class ItemSearch(WireModel):
     namespace_prefix: list[str] | None = None
     """The labels that an item's namespace begins with; None and empty mean all."""
     filter: Object | None = None
+    """Fields of the value, each with what it equals or with `$eq`, `$ne`, `$gt`, `$gte`, `$lt`,
+    `$lte`."""
     limit: Count = 10
     offset: Offset = 0
     query: str | None = None

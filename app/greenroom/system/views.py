@@ -2,11 +2,11 @@
 
 import functools
 from importlib.metadata import version
+from importlib.resources import files
 from typing import Any, Literal
 
 from flask import Blueprint, Response, current_app, send_from_directory
 from sqlalchemy import text
-from swagger_ui_bundle import swagger_ui_path
 
 import greenroom
 from greenroom import wire
@@ -19,6 +19,7 @@ from greenroom.system import metrics
 
 system = Blueprint("system", __name__)
 
+ASSETS_FOLDER = str(files("flask_swagger_ui").joinpath("dist"))
 ASSETS = frozenset({"swagger-ui.css", "swagger-ui-bundle.js", "favicon-32x32.png"})
 DOCS_PAGE = """<!doctype html>
 <html lang="en">
@@ -46,12 +47,13 @@ class MetricsQuery(QueryModel):
 
 
 class HealthQuery(QueryModel):
-    """Whether to ask the services."""
+    """How thoroughly to look."""
 
     check_db: Flag = False
+    """Ask the database and Redis, too."""
 
 
-@system.get("/")
+@system.get("/", endpoint="get_root")
 @system.get("/ok")
 @endpoint(query=HealthQuery, returns=dict[str, Any])
 def get_health(query: HealthQuery) -> Reply:
@@ -69,7 +71,7 @@ def get_health(query: HealthQuery) -> Reply:
 
 
 @system.get("/metrics")
-@endpoint(query=MetricsQuery, returns=dict[str, Any])
+@endpoint(query=MetricsQuery, returns=dict[str, Any], also_text=True)
 def get_metrics(query: MetricsQuery) -> Reply | Response:
     """Tell how the queue, the workers and this API are doing: Prometheus text, or JSON."""
     app = services()
@@ -121,7 +123,7 @@ def get_docs_asset(name: str) -> Response:
     """A file of the page."""
     if name not in ASSETS:
         raise NotFound
-    return send_from_directory(swagger_ui_path, name, max_age=86400)
+    return send_from_directory(ASSETS_FOLDER, name, max_age=3600)
 
 
 @functools.cache

@@ -121,7 +121,9 @@ class ThreadCount(WireModel):
     """Which threads; None does not filter."""
 
     metadata: Maybe[Object] = None
+    """What the thread's metadata must contain."""
     values: Maybe[Object] = None
+    """What the thread's values must contain."""
     status: Maybe[Status] = None
 
 
@@ -129,6 +131,7 @@ class ThreadSearch(ThreadCount):
     """Which threads, in which order, and what of them."""
 
     ids: Maybe[list[Id]] = None
+    """Only these threads; an empty list does not filter."""
     limit: Limit = 10
     offset: Offset = 0
     sort_by: Literal["thread_id", "status", "created_at", "updated_at", "state_updated_at"] = (
@@ -136,9 +139,11 @@ class ThreadSearch(ThreadCount):
     )
     sort_order: Literal["asc", "desc"] = "desc"
     select: Maybe[list[ThreadField]] = None
+    """Answer with these fields alone."""
     extract: Maybe[
         Annotated[dict[str, Annotated[str, AfterValidator(check_path)]], Field(max_length=10)]
     ] = None
+    """Names, each with a path such as `values.log[-1]`; the answers stand in `extracted`."""
 
 
 class ThreadPrune(WireModel):
@@ -152,6 +157,36 @@ class Pruned(WireModel):
     """How many threads there were to prune."""
 
     pruned_count: int
+
+
+class Stored(WireModel):
+    """How much is kept of one kind."""
+
+    count: int
+    bytes: int
+
+
+class StoredChannel(WireModel):
+    """How much is kept of one channel."""
+
+    versions: int
+    bytes: int
+
+
+class StoredChannels(Stored):
+    """How much is kept of all channels."""
+
+    by_channel: dict[str, StoredChannel]
+
+
+class ThreadStorage(WireModel):
+    """How much is kept about a thread."""
+
+    thread_id: UUID
+    total_bytes: int
+    checkpoints: Stored
+    channel_values: StoredChannels
+    pending_writes: Stored
 
 
 class ThreadQuery(QueryModel):
@@ -175,9 +210,10 @@ class Checkpoint(WireModel):
 
 
 class StateQuery(QueryModel):
-    """Whether the states of pending nested graphs are nested into their tasks."""
+    """How much of the state."""
 
     subgraphs: Flag = False
+    """Nest the states of pending nested graphs into their tasks."""
 
 
 class StateAtCheckpoint(WireModel):
@@ -185,6 +221,7 @@ class StateAtCheckpoint(WireModel):
 
     checkpoint: Checkpoint
     subgraphs: bool = False
+    """Nest the states of pending nested graphs into their tasks."""
 
 
 class StateUpdate(WireModel):
@@ -192,8 +229,11 @@ class StateUpdate(WireModel):
 
     values: Object | list[Any] | None = None
     as_node: Maybe[str] = None
+    """The node; absent, the one that wrote last."""
     checkpoint: Maybe[Checkpoint] = None
+    """The checkpoint to fork from; absent, the newest."""
     checkpoint_id: Maybe[str] = None
+    """The same by its id alone."""
 
     @property
     def target(self) -> Object | None:
@@ -209,6 +249,7 @@ class HistoryQuery(QueryModel):
 
     limit: Limit = 1
     before: str = ""
+    """The id of a checkpoint: only older ones."""
 
 
 class Before(WireModel):
@@ -223,7 +264,9 @@ class HistorySearch(WireModel):
 
     limit: Limit = 1
     before: Maybe[str | Before] = None
+    """Only older checkpoints than this one."""
     metadata: Maybe[Object] = None
+    """What the checkpoint's metadata must contain."""
     checkpoint: Maybe[Checkpoint] = None
 
     @property

@@ -18,6 +18,7 @@ from greenroom.threads.schemas import (
     ThreadPrune,
     ThreadQuery,
     ThreadSearch,
+    ThreadStorage,
 )
 
 threads = Blueprint("threads", __name__)
@@ -66,7 +67,12 @@ def get_thread(thread_id: UUID, query: ThreadQuery) -> Object:
 
 
 @threads.patch("/threads/<thread_id>")
-@endpoint(body=ThreadPatch, returns=Thread, also=(204,))
+@endpoint(
+    body=ThreadPatch,
+    returns=Thread,
+    also=(204,),
+    headers={"Prefer": "`return=minimal` asks for an answer without a body."},
+)
 def patch_thread(thread_id: UUID, body: ThreadPatch) -> Reply:
     """Merge a thread's metadata; `Prefer: return=minimal` answers without a body."""
     patched = service.patch(services().database, thread_id, body)
@@ -91,7 +97,7 @@ def copy_thread(thread_id: UUID) -> Object:
 
 
 @threads.get("/threads/<thread_id>/storage")
-@endpoint(returns=Object)
+@endpoint(returns=ThreadStorage)
 def get_thread_storage(thread_id: UUID) -> Object:
     """Tell how much is kept about a thread."""
     return service.read_storage(services().database, thread_id)

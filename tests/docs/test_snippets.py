@@ -1,0 +1,162 @@
+"""The snippets of the README and of every page, run as a newcomer would paste them.
+
+Of a page, in order: Python and curl blocks are run, all Python of the page in one namespace. What
+stands in a plain block after "prints" must come out. Two kinds of blocks make the project that is
+served: JSON with keys of langgraph.json is merged into the example's, and Python whose first line
+is `# a/path.py` is written there.
+"""
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deployment import Deployment, free_port
+
+from greenroom.config import load_config
+from greenroom.database.migrate import migrate
+
+ROOT = Path(__file__).parents[2]
+EXAMPLE = ROOT / "examples" / "chat"
+PAGES = [ROOT / "README.md", EXAMPLE / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SETTINGS = {"store", "webhooks", "checkpointer", "http"}
+SECRETS = {"GREENROOM_WEBHOOK_SECRET": "a long random text", "LG_WEBHOOK_TOKEN": "a token"}
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FILE = re.compile(r"# ([\w/]+\.py)\n")
+PRINTS = re.compile(r"\n+prints\b[^\n]*\n+")
+# Every failure of a request is one of the snippet; -q leaves a developer's ~/.curlrc alone.
+SHELL = 'curl() { command curl -q --fail-with-body -sS --max-time 60 "$@"; }\n'
+SERVER, RECEIVER = "127.0.0.1:2024", "9000"
+
+
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """A block of a page."""
+
+    page: Path
+    line: int
+    """Of its first line of code."""
+    kind: str
+    """python, shell, file, settings; or empty: nothing that can be run."""
+    code: str
+    output: str | None
+    """What the page says that it prints; None where it says nothing."""
+
+    @property
+    def place(self) -> str:
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def snippets_of(page: Path) -> list[Snippet]:
+    text = page.read_text()
+    blocks = list(FENCE.finditer(text))
+    found = []
+    for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+        language, code = block.groups()
+        output = None
+        if following and PRINTS.fullmatch(text[block.end() : following.start()]):
+            output = following[2]
+        line = text.count("\n", 0, block.start(2)) + 1
+        found.append(Snippet(page, line, kind_of(language, code), code, output))
+    return found
+
+
+def kind_of(language: str, code: str) -> str:
+    match language:
+        case "python":
+            return "file" if FILE.match(code) else "python"
+        case "" | "sh" if re.search(r"^curl ", code, re.MULTILINE):
+            return "shell"
+        case "json" if json.loads(code).keys() <= SETTINGS:
+            return "settings"
+    return ""
+
+
+def merge(project: dict[str, Any], settings: dict[str, Any]) -> None:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            merge(project.setdefault(key, {}), value)
+        else:
+            assert project.setdefault(key, value) == value, f"two pages differ about {key}"
+
+
+@pytest.fixture(scope="module")
+def addresses() -> Iterator[dict[str, str]]:
+    """The example with what the pages add to it, served: the addresses in place of the pages'."""
+    with tempfile.TemporaryDirectory(prefix="greenroom-test-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        file = make_project(directory / "project")
+        with Deployment(directory / "server", file, **SECRETS) as made:
+            # Once more: the tables of search by meaning are made for a project that wants them.
+            migrate(load_config(file, made.environment()))
+            made.start_web()
+            made.start_worker()
+            yield {SERVER: made.url.removeprefix("http://"), RECEIVER: str(free_port())}
+
+
+def make_project(directory: Path) -> Path:
+    """The example, with the settings and files of all pages; its langgraph.json."""
+    shutil.copytree(EXAMPLE, directory)
+    file = directory / "langgraph.json"
+    project = json.loads(file.read_text())
+    for snippet in (snippet for page in PAGES for snippet in snippets_of(page)):
+        if snippet.kind == "settings":
+            merge(project, json.loads(snippet.code))
+        elif snippet.kind == "file":
+            name = FILE.match(snippet.code)[1]
+            (directory / name).write_text(snippet.code)
+    file.write_text(json.dumps(project))
+    return file
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_snippet_of_a_page_works(
+    page: Path, addresses: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pasted one after another, each does what the page says."""
+    for name, value in SECRETS.items():
+        monkeypatch.setenv(name, value)
+    namespace: dict[str, Any] = {"__name__": "__main__"}
+    for snippet in snippets_of(page):
+        code = snippet.code
+        for written, real in addresses.items():
+            code = code.replace(written, real)
+        if snippet.kind == "python":
+            printed = run_python(snippet, code, namespace)
+        elif snippet.kind == "shell":
+            printed = run_shell(snippet, code)
+        else:
+            continue
+        if snippet.output is not None:
+            assert printed == snippet.output, f"{snippet.place} prints something else"
+
+
+def run_python(snippet: Snippet, code: str, namespace: dict[str, Any]) -> str:
+    # Empty lines in front: a traceback names the line of the page.
+    lines = "\n" * (snippet.line - 1) + code
+    with redirect_stdout(io.StringIO()) as printed:
+        exec(compile(lines, str(snippet.page), "exec"), namespace)
+    return printed.getvalue()
+
+
+def run_shell(snippet: Snippet, code: str) -> str:
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", SHELL + code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, f"{snippet.place}: {done.stdout}{done.stderr}"
+    print(done.stdout, file=sys.stderr)
+    return done.stdout
