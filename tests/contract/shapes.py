@@ -21,8 +21,10 @@ class Field:
 
     def facts(self) -> dict[str, Any]:
         """What is compared."""
-        types = {"number" if kind == "integer" and "number" in self.types else kind
-                 for kind in self.types}
+        types = {
+            "number" if kind == "integer" and "number" in self.types else kind
+            for kind in self.types
+        }
         is_any = not types or types >= ANYTHING
         found = {
             "type": "anything" if is_any else sorted(types),
@@ -45,9 +47,7 @@ def rows_of(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def fields_of(
-    document: dict[str, Any], operation: dict[str, Any]
-) -> Iterator[tuple[str, Field]]:
+def fields_of(document: dict[str, Any], operation: dict[str, Any]) -> Iterator[tuple[str, Field]]:
     """The fields of one operation, with the place of each."""
     for parameter in operation.get("parameters", []):
         found: dict[str, Field] = {}
@@ -90,9 +90,7 @@ def collect(
         here.words.add(schema["const"])
     for name, below in schema.get("properties", {}).items():
         collect(document, below, f"{place}.{name}", found, above)
-    for name in schema.get("required", []):
-        if f"{place}.{name}" in found:
-            found[f"{place}.{name}"].is_required = "oneOf" not in schema
+        found[f"{place}.{name}"].is_required |= name in schema.get("required", [])
     if isinstance(schema.get("additionalProperties"), dict):
         collect(document, schema["additionalProperties"], f"{place}.*", found, above)
     if schema.get("items"):

@@ -125,7 +125,7 @@ def test_malformed_urls_are_refused(url: str, reason: str) -> None:
 
 def test_a_name_without_an_address_is_refused() -> None:
     """When the run is created: at delivery it is tried again, because names come and go."""
-    with pytest.raises(HostUnknown, match="does not resolve: example.com"):
+    with pytest.raises(HostUnknown, match=r"does not resolve: example\.com"):
         check(Rules(), "https://example.com/", unknown)
     with pytest.raises(HostUnknown):
         check(Rules(), "https://example.com/", to())

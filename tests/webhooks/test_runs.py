@@ -25,7 +25,7 @@ def until_delivered(http: httpx.Client, run: dict[str, Any]) -> dict[str, Any]:
     (delivery,) = until(
         lambda: [one for one in deliveries(http, run) if one["status"] != "pending"]
     )
-    assert delivery["status"] == "delivered"
+    assert delivery["status"] == "delivered", delivery
     return dict(delivery)
 
 
@@ -216,20 +216,20 @@ def test_deleting_a_thread_or_a_run_leaves_nothing_of_its_deliveries(
 
 def test_a_path_calls_this_server(calling: Deployment, client: httpx.Client) -> None:
     """A run that ends may start what comes next."""
-    calling.start_worker()
-    calling.workers[-1].terminate()
     calling.settings["PORT"] = calling.url.rpartition(":")[2]
     calling.start_worker()
     run = start(
-        client, new_thread(client), "echo", input={"text": "x"}, webhook="/threads/search?x=1"
+        client, new_thread(client), "echo", input={"text": "x"}, webhook="/assistants/search?x=1"
     )
     assert until_delivered(client, run)["last_status"] == 200
 
 
 @pytest.mark.parametrize(
     "path",
-    ["/threads/{t}/runs", "/threads/{t}/runs/wait", "/threads/{t}/runs/stream"]
-    + ["/runs", "/runs/wait", "/runs/stream", "/runs/batch"],
+    [
+        *("/threads/{t}/runs", "/threads/{t}/runs/wait", "/threads/{t}/runs/stream"),
+        *("/runs", "/runs/wait", "/runs/stream", "/runs/batch"),
+    ],
 )
 def test_every_kind_of_run_checks_its_webhook(
     server: Deployment, http: httpx.Client, path: str
@@ -275,5 +275,6 @@ def test_the_command_prints_the_log(
     assert " delivered " in delivered
     assert runs[0]["run_id"] in delivered
     assert "answered with HTTP 410" in failed
-    assert lines("--failed") == [title, failed] or len(lines("--failed")) == 2
+    _, *given_up = lines("--failed")
+    assert [" failed " in line for line in given_up] == [True]
     assert len(lines("--limit", "1")) == 2

@@ -10,7 +10,7 @@ import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
 from psycopg.rows import dict_row
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from greenroom.database.engine import Database
 from greenroom.errors import LeaseLost
@@ -40,9 +40,11 @@ async def open_store(database_uri: str) -> AsyncIterator[CheckpointStore]:
     """A checkpoint store on this loop."""
     options = {"autocommit": True, "row_factory": dict_row, "prepare_threshold": 0}
     async with AsyncConnectionPool(database_uri, kwargs=options, max_size=4, open=False) as pool:
-        store = CheckpointStore(pool)
+        reads = ConnectionPool(database_uri, kwargs=options, max_size=4, open=True)
+        store = CheckpointStore(pool, reads)
         yield store
         await store.close()
+        reads.close()
 
 
 def pointer(thread_id: UUID | str, **more: Any) -> Any:

@@ -43,6 +43,7 @@ log = get_logger(__name__)
 RETRY_BASE_SECONDS = 0.5
 STOP_GRACE_SECONDS = 5.0
 """How long a graph that was asked to stop may take before it is asked again."""
+FLAG_DELAY_SECONDS = 0.02
 LEFTOVER_SECONDS = 1.0
 """What tasks that a graph left running get to end in."""
 
@@ -138,7 +139,6 @@ class Executor:
         elif self.is_stopping:
             active.request_stop(Stop.SHUTDOWN)
         ids = {"run_id": str(claim.lease.run_id), "thread_id": str(claim.lease.thread_id)}
-        log.info("run started", **ids, graph_id=claim.graph_id, attempt=claim.attempt)
         try:
             status = loop.run_until_complete(self._run(active))
         except DatabaseUnavailable as error:
@@ -242,6 +242,8 @@ class Executor:
                 found: bytes | None = (await pipeline.execute())[1]
                 return found
 
+        # After the start: the wish in the row came with the claim, and this must not delay the run.
+        await asyncio.sleep(FLAG_DELAY_SECONDS)
         try:
             wish = await asyncio.wrap_future(self.io.submit(ask()))
         except OSError as error:
@@ -283,6 +285,14 @@ class Executor:
         events.emit(
             "metadata",
             wire.dumps({"run_id": claim.lease.run_id, "attempt": claim.attempt}),
+        )
+        # Here, while the event is on its way, and not before it.
+        log.info(
+            "run started",
+            run_id=str(claim.lease.run_id),
+            thread_id=str(claim.lease.thread_id),
+            graph_id=claim.graph_id,
+            attempt=claim.attempt,
         )
         config = graph_config(claim)
         saver = self._saver(claim)

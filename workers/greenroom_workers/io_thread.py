@@ -11,10 +11,16 @@ import redis.asyncio
 import uvloop
 from langgraph.store.base import BaseStore
 from psycopg.rows import dict_row
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from greenroom.config import Config
-from greenroom.graphs.checkpointer import CheckpointStore, Pool
+from greenroom.graphs.checkpointer import (
+    CheckpointStore,
+    Pool,
+    ReadPool,
+    refuse_dead,
+    refuse_dead_async,
+)
 from greenroom.graphs.long_term import open_store
 from greenroom.logs import get_logger
 from greenroom.signals.connection import connect_async
@@ -24,6 +30,13 @@ T = TypeVar("T")
 log = get_logger(__name__)
 
 RECONNECT_SECONDS = 0.5
+READERS = 4
+"""Connections for reading checkpoints; a run reads one or two in its life."""
+CONNECTION: dict[str, Any] = {
+    "autocommit": True,
+    "row_factory": dict_row,
+    "prepare_threshold": 0,
+}
 
 
 class IoThread:
@@ -40,6 +53,18 @@ class IoThread:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.loop = uvloop.new_event_loop()
+        self.reads: ReadPool = ConnectionPool(
+            config.database_uri,
+            kwargs={**CONNECTION, "application_name": "greenroom worker reads"},
+            min_size=1,
+            max_size=min(config.slots, READERS),
+            num_workers=1,
+            timeout=10.0,
+            reconnect_timeout=30.0,
+            check=refuse_dead,
+            name="reads",
+            open=False,
+        )
         self._thread = threading.Thread(target=self._run, name="io", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -50,6 +75,7 @@ class IoThread:
             ConfigError: as `open_store`.
         """
         self._thread.start()
+        self.reads.open()
         self.submit(self._open()).result()
         return self
 
@@ -64,6 +90,7 @@ class IoThread:
     def close(self) -> None:
         """Close everything and end the thread."""
         self.submit(self._close()).result(timeout=10)
+        self.reads.close()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join(timeout=5)
 
@@ -74,21 +101,17 @@ class IoThread:
     async def _open(self) -> None:
         self.pool = AsyncConnectionPool(
             self.config.database_uri,
-            kwargs={
-                "autocommit": True,
-                "row_factory": dict_row,
-                "prepare_threshold": 0,
-                "application_name": "greenroom worker checkpoints",
-            },
+            kwargs={**CONNECTION, "application_name": "greenroom worker checkpoints"},
             min_size=1,
             max_size=self.config.database_pool_size,
             timeout=10.0,
             reconnect_timeout=30.0,
+            check=refuse_dead_async,
             name="checkpoints",
             open=False,
         )
         await self.pool.open()
-        self.checkpoints = CheckpointStore(self.pool)
+        self.checkpoints = CheckpointStore(self.pool, self.reads)
         self.store = SharedStore(open_store(self.pool, self.config.project), self.loop)
         self.redis = connect_async(self.config.redis_uri)
 

@@ -26,11 +26,22 @@ FAILURES = {
     "503": "Something that we need is down for the moment; see Retry-After.",
 }
 ERROR = {
+    "description": "What went wrong, in a sentence.",
     "type": "object",
     "properties": {"detail": {"type": "string"}},
     "required": ["detail"],
 }
-STREAMED = {"text/event-stream": {"schema": {"type": "string"}}}
+EVENT = {
+    "description": "One event of a stream; its data is JSON, as text.",
+    "type": "object",
+    "properties": {
+        "event": {"type": "string"},
+        "data": {"type": "string"},
+        "id": {"type": "string", "description": "What to send as Last-Event-ID."},
+    },
+    "required": ["event", "data"],
+}
+STREAMED = {"text/event-stream": {"schema": {"$ref": "#/components/schemas/StreamEvent"}}}
 PLAIN = {"text/plain": {"schema": {"type": "string"}}}
 TAGS = {
     "Assistants": "Graphs with a configuration, kept in versions.",
@@ -39,6 +50,7 @@ TAGS = {
     "Store": "Items that outlive threads.",
     "System": "The server itself.",
     "Threads": "What runs leave behind: their state and its history.",
+    "Webhooks": "Calls to others when runs end.",
 }
 LAST_EVENT_ID = {
     "name": "Last-Event-ID",
@@ -85,10 +97,13 @@ def build_document(app: Flask, prefix: str) -> dict[str, Any]:
             "description": "A self-hosted server for LangGraph agents.",
         },
         "servers": [{"url": prefix or "/"}],
-        "tags": [{"name": name, "description": text} for name, text in TAGS.items()],
+        "tags": [
+            {"name": name, "description": TAGS.get(name, "")}
+            for name in sorted({tag_of(rule) for _, rule, _, _ in views})
+        ],
         "paths": dict(sorted(paths.items())),
         "components": {
-            "schemas": {**schemas, "ErrorResponse": ERROR},
+            "schemas": {**schemas, "ErrorResponse": ERROR, "StreamEvent": EVENT},
             "responses": dict(describe_failures()),
         },
     }

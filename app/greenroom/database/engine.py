@@ -41,6 +41,8 @@ class Database:
             max_overflow=0,
             pool_timeout=10,
             pool_use_lifo=True,
+            # Every block below ends its transaction itself.
+            pool_reset_on_return=None,
             connect_args={
                 **KEEPALIVE,
                 "application_name": application_name,

@@ -5,8 +5,8 @@ go to Postgres as one statement. Each put still awaits its own commit.
 """
 
 import asyncio
+import select
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -22,12 +22,12 @@ from langgraph.checkpoint.base import (
     DeltaChannelHistory,
     get_serializable_checkpoint_metadata,
 )
-from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
+from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.postgres.base import BasePostgresSaver
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
-from psycopg import AsyncConnection, AsyncCursor
-from psycopg.rows import DictRow, dict_row
-from psycopg_pool import AsyncConnectionPool
+from psycopg import AsyncConnection, Connection
+from psycopg.rows import DictRow
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from greenroom import wire
 from greenroom.errors import DatabaseUnavailable, LeaseLost
@@ -35,6 +35,7 @@ from greenroom.queue.life import Lease
 
 T = TypeVar("T")
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
+ReadPool = ConnectionPool[Connection[DictRow]]
 BlobKey = tuple[str, str, str, str]
 CheckpointKey = tuple[str, str, str]
 WriteKey = tuple[str, str, str, str, int]
@@ -139,35 +140,34 @@ class Put:
     """Key to task path, channel, type, blob and whether a later write replaces it."""
 
 
-class PooledSaver(AsyncPostgresSaver):
-    """langgraph's saver, with a pooled connection for each call instead of one lock for all."""
+def refuse_dead(connection: Connection[DictRow]) -> None:
+    """Make a pool replace a connection that the server has closed, without a round trip.
 
-    def __init__(self, pool: Pool) -> None:
-        super().__init__(pool)
+    An idle connection has nothing to read: if it has, that is the end of the stream or a farewell.
+    """
+    readable, _, _ = select.select([connection.fileno()], [], [], 0)
+    if readable:
+        raise psycopg.OperationalError("the server has closed this connection")
 
-    @asynccontextmanager
-    async def _cursor(self, *, pipeline: bool = False) -> AsyncIterator[AsyncCursor[DictRow]]:
-        pool: Pool = self.conn  # type: ignore[assignment]
-        async with pool.connection() as connection:
-            if not pipeline:
-                async with connection.cursor(binary=True, row_factory=dict_row) as cursor:
-                    yield cursor
-                return
-            async with (
-                connection.transaction(),
-                connection.pipeline(),
-                connection.cursor(binary=True, row_factory=dict_row) as cursor,
-            ):
-                yield cursor
+
+async def refuse_dead_async(connection: AsyncConnection[DictRow]) -> None:
+    """As `refuse_dead`, for the pool of the I/O loop."""
+    readable, _, _ = select.select([connection.fileno()], [], [], 0)
+    if readable:
+        raise psycopg.OperationalError("the server has closed this connection")
 
 
 class CheckpointStore:
-    """The process's one way to the checkpoint tables. Lives on the I/O loop that made it."""
+    """The process's one way to the checkpoint tables. Lives on the I/O loop that made it.
 
-    def __init__(self, pool: Pool) -> None:
+    Writes gather there. Reads do not: a run that reads waits for the answer and does nothing else,
+    so it asks Postgres from its own thread, which spares two hops between threads.
+    """
+
+    def __init__(self, pool: Pool, reads: ReadPool) -> None:
         self.pool = pool
+        self.reads = reads
         self.loop = asyncio.get_running_loop()
-        self.reader = PooledSaver(pool)
         self._waiting: list[Put] = []
         self._has_work = asyncio.Event()
         self._flushers = [asyncio.create_task(self._flush_for_ever()) for _ in range(FLUSHERS)]
@@ -322,18 +322,19 @@ class translated:  # noqa: N801 (reads as a word of the with statement)
 class FencedSaver(BasePostgresSaver):
     """One run's view of the checkpoints: reads any thread, writes only while the lease holds.
 
-    Used on the run's own loop, or synchronously from its threads; the work happens on the I/O
-    loop. Every method raises DatabaseUnavailable for a passing fault, and writes raise LeaseLost.
+    Used on the run's own loop, or synchronously from its threads. Every method raises
+    DatabaseUnavailable for a passing fault, and writes raise LeaseLost.
     """
 
     def __init__(self, store: CheckpointStore, lease: Lease) -> None:
         super().__init__()
         self.store = store
         self.lease = lease
+        self.reader = PostgresSaver(store.reads)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """See the base class."""
-        return await self._there(self.store.reader.aget_tuple(config))
+        """See the base class. Blocks the run's own loop for one round trip."""
+        return self.get_tuple(config)
 
     async def alist(
         self,
@@ -344,12 +345,7 @@ class FencedSaver(BasePostgresSaver):
         limit: int | None = None,
     ) -> AsyncIterator[CheckpointTuple]:
         """See the base class."""
-
-        async def read() -> list[CheckpointTuple]:
-            reader = self.store.reader.alist(config, filter=filter, before=before, limit=limit)
-            return [found async for found in reader]
-
-        for found in await self._there(read()):
+        for found in self.list(config, filter=filter, before=before, limit=limit):
             yield found
 
     async def aput(
@@ -379,7 +375,7 @@ class FencedSaver(BasePostgresSaver):
 
     async def adelete_thread(self, thread_id: str) -> None:
         """See the base class."""
-        await self._there(self.store.reader.adelete_thread(thread_id))
+        self.delete_thread(thread_id)
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Remove every checkpoint that these runs wrote on the lease's thread."""
@@ -389,13 +385,19 @@ class FencedSaver(BasePostgresSaver):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """See the base class."""
-        return await self._there(
-            self.store.reader.aget_delta_channel_history(config=config, channels=channels)
-        )
+        return self.get_delta_channel_history(config=config, channels=channels)
+
+    def get_delta_channel_history(
+        self, *, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """See the base class."""
+        with translated():
+            return self.reader.get_delta_channel_history(config=config, channels=channels)
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """See the base class; for sync code in a run's own threads."""
-        return self._here(self.store.reader.aget_tuple(config))
+        """See the base class."""
+        with translated():
+            return self.reader.get_tuple(config)
 
     def list(
         self,
@@ -405,13 +407,9 @@ class FencedSaver(BasePostgresSaver):
         before: RunnableConfig | None = None,
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
-        """See the base class; for sync code in a run's own threads."""
-
-        async def read() -> Sequence[CheckpointTuple]:
-            reader = self.store.reader.alist(config, filter=filter, before=before, limit=limit)
-            return [found async for found in reader]
-
-        yield from self._here(read())
+        """See the base class."""
+        with translated():
+            yield from self.reader.list(config, filter=filter, before=before, limit=limit)
 
     def put(
         self,
@@ -439,8 +437,9 @@ class FencedSaver(BasePostgresSaver):
         self._submit(put).result()
 
     def delete_thread(self, thread_id: str) -> None:
-        """See the base class; for sync code in a run's own threads."""
-        self._here(self.store.reader.adelete_thread(thread_id))
+        """See the base class."""
+        with translated():
+            self.reader.delete_thread(thread_id)
 
     def _new_put(self) -> Put:
         return Put(self.lease, self.store.loop.create_future())
@@ -457,10 +456,6 @@ class FencedSaver(BasePostgresSaver):
             return await asyncio.wrap_future(
                 asyncio.run_coroutine_threadsafe(work, self.store.loop)
             )
-
-    def _here(self, work: Coroutine[Any, Any, T]) -> T:
-        with translated():
-            return asyncio.run_coroutine_threadsafe(work, self.store.loop).result()
 
     def _fill_checkpoint(
         self,

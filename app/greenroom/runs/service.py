@@ -75,12 +75,17 @@ class Entry:
 
 
 def prepare(
-    database: Database, project: Project, body: RunCreate, thread_id: UUID | None
+    database: Database,
+    project: Project,
+    body: RunCreate,
+    thread_id: UUID | None,
+    own_thread_id: UUID | None = None,
 ) -> Prepared:
     """Check a request and work out what the run will store.
 
     Args:
         thread_id: None for a stateless run, which gets a thread of its own.
+        own_thread_id: the id of that thread; None makes one up.
     Raises:
         NotFound: no such assistant.
         InvalidRequest: `assistant_id` is neither a uuid nor a graph, or `webhook` breaks a rule.
@@ -89,7 +94,7 @@ def prepare(
     if body.webhook is not None:
         check_url(read_rules(project), body.webhook)
     assistant = find_assistant(database, project, body.assistant_id)
-    prepared = prepare_for(assistant, body, thread_id)
+    prepared = prepare_for(assistant, body, thread_id, own_thread_id)
     if prepared.is_temporary:
         return prepared
     return replace(prepared, ttl=default_ttl(project))
@@ -99,6 +104,7 @@ def prepare_for(
     assistant: Any,
     body: RunCreate,
     thread_id: UUID | None,
+    own_thread_id: UUID | None = None,
     *,
     origin: Mapping[str, str] | None = None,
 ) -> Prepared:
@@ -107,11 +113,12 @@ def prepare_for(
     Args:
         assistant: as `find_assistant` gives it; the body's `assistant_id` is not looked at.
         thread_id: None for a stateless run.
+        own_thread_id: as for `prepare`.
         origin: the id of what starts it, for `configurable`; None for a client's request.
     Raises:
         BadRequest: both `config.configurable` and `context` are given.
     """
-    run_id, target = new_id(), thread_id or uuid4()
+    run_id, target = new_id(), thread_id or own_thread_id or uuid4()
     is_stateless = thread_id is None
     keep = isinstance(body, RunCreateStateless) and body.on_completion == "keep"
     ids = {"graph_id": assistant.graph_id, "assistant_id": str(assistant.assistant_id)}

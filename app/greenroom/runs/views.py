@@ -2,7 +2,7 @@
 
 from contextlib import ExitStack
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from flask import Blueprint, Response, request
 
@@ -152,11 +152,13 @@ def _create_and_wait(
     thread_id: UUID | None, body: RunCreateStateful | RunCreateStateless
 ) -> Response:
     app = services()
-    prepared = service.prepare(app.database, app.config.project, body, thread_id)
-    target, run_id = prepared.new.thread_id, prepared.new.run_id
-    path = f"/threads/{target}/runs/{run_id}"
+    target = thread_id or uuid4()
     with ExitStack() as stack:
-        subscription = stack.enter_context(app.relay.subscribe(target, run_id))
+        subscription = stack.enter_context(app.relay.subscribe_soon(target))
+        prepared = service.prepare(app.database, app.config.project, body, thread_id, target)
+        run_id = subscription.run_id = prepared.new.run_id
+        path = f"/threads/{target}/runs/{run_id}"
+        app.relay.confirm(subscription)
         try:
             service.admit(app.database, app.signals, prepared, idempotency_key())
         except RepeatedRequestError as repeated:
@@ -183,11 +185,13 @@ def _create_and_stream(
     thread_id: UUID | None, body: RunCreateStateful | RunCreateStateless
 ) -> Response:
     app = services()
-    prepared = service.prepare(app.database, app.config.project, body, thread_id)
-    target, run_id = prepared.new.thread_id, prepared.new.run_id
-    path = run_path(target, run_id, is_stateless=prepared.is_stateless)
+    target = thread_id or uuid4()
     with ExitStack() as stack:
-        subscription = stack.enter_context(app.relay.subscribe(target, run_id))
+        subscription = stack.enter_context(app.relay.subscribe_soon(target))
+        prepared = service.prepare(app.database, app.config.project, body, thread_id, target)
+        run_id = subscription.run_id = prepared.new.run_id
+        path = run_path(target, run_id, is_stateless=prepared.is_stateless)
+        app.relay.confirm(subscription)
         try:
             service.admit(app.database, app.signals, prepared, idempotency_key())
         except RepeatedRequestError as repeated:

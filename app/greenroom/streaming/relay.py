@@ -115,12 +115,28 @@ class Relay:
 
         Without Redis the block begins all the same, and ends come from Postgres alone.
         """
+        with self.subscribe_soon(thread_id, run_id) as subscription:
+            self.confirm(subscription)
+            yield subscription
+
+    @contextlib.contextmanager
+    def subscribe_soon(self, thread_id: UUID, run_id: UUID | None = None) -> Iterator[Subscription]:
+        """Begin to listen: the answer of Redis is on its way while the caller does other things.
+
+        `confirm` must come before anything that is not to be missed.
+        """
         subscription = Subscription(thread_id, run_id)
         self._join(subscription)
         try:
             yield subscription
         finally:
             self._part(subscription)
+
+    def confirm(self, subscription: Subscription) -> None:
+        """Wait until Redis has begun to send; not for long."""
+        channel = self.channels[self.keys.events(subscription.thread_id)]
+        if not channel.confirmed.wait(CONFIRM_SECONDS):
+            log.warning("relay is deaf: redis does not answer", thread_id=subscription.thread_id)
 
     def close(self) -> None:
         """End every stream, so that clients reconnect elsewhere."""
@@ -139,8 +155,6 @@ class Relay:
                 self._pubsub.subscribe(name)
         else:
             channel.subscriptions.add(subscription)
-        if not channel.confirmed.wait(CONFIRM_SECONDS):
-            log.warning("relay is deaf: redis does not answer", thread_id=subscription.thread_id)
 
     def _part(self, subscription: Subscription) -> None:
         name = self.keys.events(subscription.thread_id)

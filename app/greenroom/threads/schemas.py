@@ -252,10 +252,9 @@ class HistoryQuery(QueryModel):
     """The id of a checkpoint: only older ones."""
 
 
-class Before(WireModel):
+class Before(Checkpoint):
     """A checkpoint that is too new: the pointer itself, or a config that holds it."""
 
-    checkpoint_id: str | None = None
     configurable: Checkpoint | None = None
 
 

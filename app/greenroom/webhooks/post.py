@@ -30,7 +30,7 @@ from greenroom.webhooks.policy import Resolver, Target
 from greenroom.webhooks.settings import Rules, Settings
 
 TOTAL_SECONDS = 10.0
-"""For a whole attempt, with the resolver and every redirect."""
+"""For a whole attempt."""
 CONNECT_SECONDS = 4.0
 """For one address of several."""
 FAREWELL_SECONDS = 1.0
@@ -68,17 +68,24 @@ class Letter:
     sent_at: datetime
 
 
-async def post(settings: Settings, letter: Letter, resolve: Resolver = policy.resolve) -> int:
+async def post(
+    settings: Settings,
+    letter: Letter,
+    resolve: Resolver = policy.resolve,
+    total_seconds: float = TOTAL_SECONDS,
+) -> int:
     """Deliver, and follow up to three redirects, each checked like the first URL.
 
     The POST is repeated at the new place. The owner's headers, which may hold a secret, do not go
     to another host, nor to one that is asked without TLS after one that was asked with it.
 
+    Args:
+        total_seconds: for everything, the resolver and every redirect included.
     Returns:
         The status of the last answer, whatever it is.
     Raises:
         WebhookRefused: the URL, or one that it redirects to, breaks a rule.
-        NotDelivered: no answer within TOTAL_SECONDS, or none that is HTTP.
+        NotDelivered: no answer in time, or none that is HTTP.
     """
     url, rules = letter.url, settings.rules
     if policy.is_own_path(url):
@@ -87,7 +94,7 @@ async def post(settings: Settings, letter: Letter, resolve: Resolver = policy.re
     body = letter.body[:-1] + b',"webhook_sent_at":' + wire.dumps(letter.sent_at) + b"}"
     headers = {**own_headers(settings.secret, letter, body), **settings.headers}
     try:
-        async with asyncio.timeout(TOTAL_SECONDS):
+        async with asyncio.timeout(total_seconds):
             target = await asyncio.to_thread(policy.check, rules, url, resolve)
             for _ in range(MAX_REDIRECTS):
                 status, location = await _ask(target, headers, body)
@@ -103,7 +110,7 @@ async def post(settings: Settings, letter: Letter, resolve: Resolver = policy.re
                     headers = own_headers(settings.secret, letter, body)
             return (await _ask(target, headers, body))[0]
     except TimeoutError as error:
-        raise NotDelivered(f"no answer within {TOTAL_SECONDS:g} s") from error
+        raise NotDelivered(f"no answer within {total_seconds:g} s") from error
 
 
 def own_headers(secret: str, letter: Letter, body: bytes) -> dict[str, str]:
@@ -140,8 +147,7 @@ async def _ask(target: Target, headers: Mapping[str, str], body: bytes) -> tuple
     try:
         reader, writer = await _connect(target)
         try:
-            writer.write(_head(target, headers, len(body)))
-            writer.write(body)
+            writer.writelines([_head(target, headers, len(body)), body])
             await writer.drain()
             answer = await _read_answer(reader)
             with suppress(OSError):

@@ -125,7 +125,8 @@ def record_failed(
     if retry_seconds is not None:
         # So that what failed together does not come back together.
         spread = literal(0.8) + literal(0.4) * func.random()
-        next_attempt_at = func.now() + literal(timedelta(seconds=retry_seconds)) * spread
+        wait = func.make_interval(0, 0, 0, 0, 0, 0, literal(retry_seconds) * spread)
+        next_attempt_at = func.now() + wait
     _record(
         connection,
         claimed,
