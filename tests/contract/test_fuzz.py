@@ -49,9 +49,7 @@ class World:
         join(self.http, run)
         state = self._answer("GET", f"/threads/{thread_id}/state")
         assistant = self._answer("POST", "/assistants", {"graph_id": GRAPH})
-        cron = self._answer(
-            "POST", "/runs/crons", {"assistant_id": GRAPH, "schedule": "0 0 1 1 *"}
-        )
+        cron = self._answer("POST", "/runs/crons", {"assistant_id": GRAPH, "schedule": "0 0 1 1 *"})
         item = {"namespace": ["fuzz"], "key": "key", "value": {"a": 1}}
         assert self.http.put("/store/items", json=item).status_code == 204
         self.ids = {
@@ -103,7 +101,9 @@ def test_every_answer_is_one_that_the_document_declares(server: Deployment, worl
             if fault:
                 faults[f"{operation.label} ({mode.value})"] = fault
     print(f"{count} cases")
-    import json; json.dump(globals()["STAT"], open("/tmp/stat.json","w"))
+    import json
+
+    json.dump(globals()["STAT"], open("/tmp/stat.json", "w"))
 
     assert not faults, "\n\n".join(f"{label}\n{fault}" for label, fault in faults.items())
     assert count >= LEAST_CASES
@@ -131,8 +131,14 @@ def fuzz(
         furnish(case, world, data.draw)
         response = case.call(base_url=server.url, timeout=120)
         count += 1
-        import collections; STAT = globals().setdefault("STAT", {}); STAT.setdefault(operation.label+" "+mode.value, collections.Counter())[response.status_code]+=1
-        if response.status_code>=400 and mode.value=="positive": STAT.setdefault("T "+operation.label, collections.Counter())[response.text[:150]]+=1
+        import collections
+
+        STAT = globals().setdefault("STAT", {})
+        STAT.setdefault(operation.label + " " + mode.value, collections.Counter())[
+            response.status_code
+        ] += 1
+        if response.status_code >= 400 and mode.value == "positive":
+            STAT.setdefault("T " + operation.label, collections.Counter())[response.text[:150]] += 1
         case.validate_response(response, checks=CHECKS)
 
     try:

@@ -1,9 +1,9 @@
 """The snippets of the README and of every page, run as a newcomer would paste them.
 
 Of a page, in order: Python and curl blocks are run, all Python of the page in one namespace. What
-stands in a plain block after "prints" must come out. Two kinds of blocks make the project that is
-served: JSON with keys of langgraph.json is merged into the example's, and Python whose first line
-is `# a/path.py` is written there.
+stands after "prints", in a plain block or as `code`, must come out. Two kinds of blocks make the
+project that is served: JSON with keys of langgraph.json is merged into the example's, and Python
+whose first line is `# a/path.py` is written there.
 """
 
 import io
@@ -32,7 +32,10 @@ SETTINGS = {"store", "webhooks", "checkpointer", "http"}
 SECRETS = {"GREENROOM_WEBHOOK_SECRET": "a long random text", "LG_WEBHOOK_TOKEN": "a token"}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w/]+\.py)\n")
-PRINTS = re.compile(r"\n+prints\b[^\n]*\n+")
+PRINTS = re.compile(
+    r"\n+prints(?: `(?P<line>[^`\n]+)`|\b[^\n]*\n+```\n(?P<lines>.*?)^```$)",
+    re.MULTILINE | re.DOTALL,
+)
 # Every failure of a request is one of the snippet; -q leaves a developer's ~/.curlrc alone.
 SHELL = 'curl() { command curl -q --fail-with-body -sS --max-time 60 "$@"; }\n'
 SERVER, RECEIVER = "127.0.0.1:2024", "9000"
@@ -58,14 +61,13 @@ class Snippet:
 
 def snippets_of(page: Path) -> list[Snippet]:
     text = page.read_text()
-    blocks = list(FENCE.finditer(text))
     found = []
-    for block, following in zip(blocks, [*blocks[1:], None], strict=True):
+    for block in FENCE.finditer(text):
         language, code = block.groups()
-        output = None
-        if following and PRINTS.fullmatch(text[block.end() : following.start()]):
-            output = following[2]
         line = text.count("\n", 0, block.start(2)) + 1
+        output = None
+        if prints := PRINTS.match(text, block.end()):
+            output = prints["lines"] or f"{prints['line']}\n"
         found.append(Snippet(page, line, kind_of(language, code), code, output))
     return found
 
@@ -119,7 +121,20 @@ def make_project(directory: Path) -> Path:
     return file
 
 
+def has_runnable(page: Path) -> bool:
+    return any(snippet.kind in {"python", "shell"} for snippet in snippets_of(page))
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_promise_to_print_is_checked(page: Path) -> None:
+    """None slips through because it is written in another way."""
+    checked = [s for s in snippets_of(page) if s.output and s.kind in {"python", "shell"}]
+    assert len(checked) == len(re.findall(r"^prints\b", page.read_text(), re.MULTILINE))
+
+
+@pytest.mark.parametrize(
+    "page", [*filter(has_runnable, PAGES)], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_every_snippet_of_a_page_works(
     page: Path, addresses: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

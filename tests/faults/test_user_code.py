@@ -4,7 +4,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from deployment import Deployment, get, join, new_thread, start, until
+from deployment import Deployment, events_of, get, join, new_thread, start, until
 
 
 def test_a_blocking_node_delays_neither_other_runs_nor_the_api(
@@ -78,3 +78,38 @@ def test_cancelling_a_run_that_blocks_ends_it_once_it_lets_go(
     assert http.post(path).status_code == 202
     gate.touch()
     until(lambda: get(http, run)["status"] == "interrupted")
+
+
+def test_a_graph_that_swallows_its_cancellation_loses_its_run(
+    server: Deployment, http: httpx.Client, tmp_path: Path
+) -> None:
+    """Asked several times in vain, the run ends without its graph, and the worker goes on."""
+    gate = tmp_path / "gate"
+    run = start(http, new_thread(http), "clinging", input={"path": str(gate)})
+    until(lambda: get(http, run)["status"] == "running")
+    path = f"/threads/{run['thread_id']}/runs/{run['run_id']}/cancel"
+    assert http.post(path).status_code == 202
+    until(lambda: get(http, run)["status"] == "interrupted", 60)
+    assert "graph does not stop" in server.log.read_text()
+    gate.touch()
+    waited = http.post("/runs/wait", json={"assistant_id": "echo", "input": {"text": "x"}})
+    assert waited.json()["trail"] == ["x"]
+    server.assert_consistent()
+
+
+def test_sys_exit_in_a_resumable_run_is_part_of_its_replay(http: httpx.Client) -> None:
+    """The last event is the error, numbered after those before it."""
+    thread_id = new_thread(http)
+    body = {
+        "assistant_id": "hostile",
+        "input": {"kind": "exit"},
+        "stream_mode": "values",
+        "stream_resumable": True,
+    }
+    with http.stream("POST", f"/threads/{thread_id}/runs/stream", json=body) as response:
+        path = response.headers["location"]
+        whole = list(events_of(response))
+    names = [name for name, _, _ in whole]
+    assert (names[0], names[-1], names.count("error")) == ("metadata", "error", 1)
+    with http.stream("GET", path, headers={"last-event-id": "-1"}) as response:
+        assert list(events_of(response)) == whole

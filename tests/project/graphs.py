@@ -116,3 +116,17 @@ steps = (
     .add_conditional_edges("step", more, ["step", END])
     .compile()
 )
+
+
+async def cling(state: State) -> State:
+    """Refuse to be cancelled."""
+    get_stream_writer()({"clinging": True})
+    while not Path(state["path"]).exists():
+        try:
+            await asyncio.sleep(0.05)
+        except asyncio.CancelledError:
+            continue
+    return {"trail": ["let go"]}
+
+
+clinging = single(cling)

@@ -43,6 +43,8 @@ log = get_logger(__name__)
 RETRY_BASE_SECONDS = 0.5
 STOP_GRACE_SECONDS = 5.0
 """How long a graph that was asked to stop may take before it is asked again."""
+STOP_REQUESTS = 3
+"""How often it is asked before its run ends without it."""
 FLAG_DELAY_SECONDS = 0.02
 LEFTOVER_SECONDS = 1.0
 """What tasks that a graph left running get to end in."""
@@ -64,16 +66,19 @@ class ActiveRun:
 
     claim: Claim
     loop: asyncio.AbstractEventLoop
+    events: RunEvents = field(init=False)
     started: float = field(default_factory=time.monotonic)
     stop: Stop | None = None
     action: CancelAction | None = None
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, on the run's loop, once there is a reason to stop."""
     _task: asyncio.Task[Any] | None = None
 
     def begin(self, task: asyncio.Task[Any]) -> None:
         """Say which task to cancel; a stop that came before takes effect at once."""
         self._task = task
         if self.stop is not None:
-            task.cancel()
+            self._cancel()
 
     def request_stop(self, stop: Stop, action: CancelAction | None = None) -> None:
         """Stop the run, from any thread: the first reason counts, rollback outranks interrupt."""
@@ -86,6 +91,7 @@ class ActiveRun:
                 self.loop.call_soon_threadsafe(self._cancel)
 
     def _cancel(self) -> None:
+        self.stopping.set()
         if self._task is not None:
             self._task.cancel()
 
@@ -133,6 +139,7 @@ class Executor:
         """Execute a claimed run and make its end known; a fault of ours goes to the log alone."""
         loop = self._own_loop()
         active = ActiveRun(claim, loop)
+        active.events = self._events(active)
         self.active[claim.lease.run_id] = active
         if claim.cancel_action is not None:
             active.request_stop(Stop.CANCEL, claim.cancel_action)
@@ -185,18 +192,18 @@ class Executor:
             "message": "the graph called sys.exit, which ends its run alone",
         }
         outcome = outcome_of(active.claim, None, None, status=RunStatus.ERROR, error=described)
-        return active.loop.run_until_complete(self._conclude(active, self._events(active), outcome))
+        return active.loop.run_until_complete(self._conclude(active, active.events, outcome))
 
     async def _run(self, active: ActiveRun) -> str:
         """Take a claim to its end; the words for the log."""
         claim = active.claim
-        events = self._events(active)
+        events = active.events
         task = asyncio.ensure_future(self._perform(active, events))
         active.begin(task)
         hurry = asyncio.ensure_future(self._heed_flag(active))
         try:
             await self._supervise(active, task)
-            outcome = task.result()
+            outcome = task.result() if task.done() else self._classify(active, None, None, None)
         except asyncio.CancelledError:
             if active.stop is None:
                 raise
@@ -218,16 +225,26 @@ class Executor:
 
     async def _supervise(self, active: ActiveRun, task: asyncio.Task[Any]) -> None:
         """Wait for the graph; ask it to stop when its time is up, and again while it does not."""
-        timeout: float = self.config.run_timeout_seconds
-        while not task.done():
-            await asyncio.wait(
-                {task}, timeout=timeout if active.stop is None else STOP_GRACE_SECONDS
-            )
+        stopping = asyncio.ensure_future(active.stopping.wait())
+        timeout_seconds = self.config.run_timeout_seconds
+        await asyncio.wait(
+            {task, stopping}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+        )
+        stopping.cancel()
+        if active.stop is None and not task.done():
+            active.stop = Stop.TIMEOUT
+            task.cancel()
+        for _ in range(STOP_REQUESTS):
+            await asyncio.wait({task}, timeout=STOP_GRACE_SECONDS)
             if task.done():
                 return
-            if active.stop is None:
-                active.stop = Stop.TIMEOUT
             task.cancel()
+        log.error(
+            "graph does not stop, run ended without it",
+            run_id=str(active.claim.lease.run_id),
+            thread_id=str(active.claim.lease.thread_id),
+            reason=active.stop.name if active.stop else None,
+        )
 
     async def _heed_flag(self, active: ActiveRun) -> None:
         """Count the attempt in Redis, and read a wish that raced our claim."""
