@@ -25,8 +25,7 @@ async def test_tokens_arrive_through_the_sdk(server: Deployment) -> None:
 
 
 def test_a_client_survives_the_restart_of_the_web_process(deployment: Deployment) -> None:
-    """The stream is cut when the web process is told to stop; the client reconnects and misses
-    nothing, because the run is resumable."""
+    """Its stream is cut when the web process stops; it reconnects and misses nothing."""
     url = deployment.start_web()
     deployment.start_worker()
     seen: list[int] = []

@@ -29,10 +29,18 @@ CHECKS = [
 ]
 ENDLESS = {"GET /threads/{thread_id}/stream"}
 """Streams until the client leaves."""
-CASES = {GenerationMode.POSITIVE: 28, GenerationMode.NEGATIVE: 14}
+CASES = {GenerationMode.POSITIVE: 25, GenerationMode.NEGATIVE: 12}
 """Of each operation: what the document allows, and what it forbids."""
 LEAST_CASES = 2000
 GRAPH = "echo"
+KNOWN = {
+    "graph_id": GRAPH,
+    "schedule": "0 0 1 1 *",
+    "timezone": "Europe/Berlin",
+    "namespace": ["fuzz"],
+    "version": 1,
+}
+"""Values of bodies that random text would hardly ever hit."""
 
 
 @dataclass
@@ -101,9 +109,6 @@ def test_every_answer_is_one_that_the_document_declares(server: Deployment, worl
             if fault:
                 faults[f"{operation.label} ({mode.value})"] = fault
     print(f"{count} cases")
-    import json
-
-    json.dump(globals()["STAT"], open("/tmp/stat.json", "w"))
 
     assert not faults, "\n\n".join(f"{label}\n{fault}" for label, fault in faults.items())
     assert count >= LEAST_CASES
@@ -131,14 +136,6 @@ def fuzz(
         furnish(case, world, data.draw)
         response = case.call(base_url=server.url, timeout=120)
         count += 1
-        import collections
-
-        STAT = globals().setdefault("STAT", {})
-        STAT.setdefault(operation.label + " " + mode.value, collections.Counter())[
-            response.status_code
-        ] += 1
-        if response.status_code >= 400 and mode.value == "positive":
-            STAT.setdefault("T " + operation.label, collections.Counter())[response.text[:150]] += 1
         case.validate_response(response, checks=CHECKS)
 
     try:
@@ -164,8 +161,9 @@ def furnish(case: Case, world: World, draw: Callable[[Any], Any]) -> None:
         # A run that is due in years, and calls to strangers.
         body.pop("after_seconds", None)
         body.pop("webhook", None)
-        for name in ("assistant_id", "graph_id"):
+        if "supersteps" in body and draw(often):
+            body["metadata"] = {"graph_id": GRAPH}
+        known = {**world.ids, **KNOWN, "thread_ids": [world.ids["thread_id"]]}
+        for name, value in known.items():
             if name in body and draw(often):
-                body[name] = GRAPH
-        if "schedule" in body and draw(often):
-            body["schedule"] = "0 0 1 1 *"
+                body[name] = value

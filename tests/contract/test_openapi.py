@@ -47,7 +47,7 @@ INTENDED = {
     CRON_BODIES + "stream_* default": "an absent field stays absent, as above",
     # More than the reference takes
     "GET /ok query check_db *": "0 and 1 are read as any other flag is",
-    "GET */join query stream_mode* added": "of one shape with the stream's query; does nothing here",
+    "GET */join query stream_mode* added": "one shape with the stream's query; does nothing here",
     "GET */stream query stream_mode *": "clients repeat the parameter",
     "GET */stream query stream_mode[] added": "clients repeat the parameter",
     "GET /threads/{thread_id}/stream query stream_modes *": "one mode is a list of one",

@@ -33,15 +33,20 @@ def test_the_same_key_for_another_request_is_refused(http: httpx.Client) -> None
     assert post(http, f"/threads/{new_thread(http)}/runs", key).status_code == 409
 
 
-def test_requests_with_one_key_at_once_make_one_run(server: Deployment) -> None:
-    """The second waits for the first and gets its run."""
+@pytest.mark.parametrize(
+    "guard", [{}, {"multitask_strategy": "reject"}, {"if_thread_status": "idle"}]
+)
+def test_requests_with_one_key_at_once_make_one_run(
+    server: Deployment, guard: dict[str, str]
+) -> None:
+    """The others wait for the first and get its run: none meets the run of its own twin."""
     key = str(uuid4())
     with server.client() as http:
         path = f"/threads/{new_thread(http)}/runs"
 
     def ask(_number: int) -> str:
         with server.client() as own:
-            return str(post(own, path, key).json()["run_id"])
+            return str(post(own, path, key, **guard).json()["run_id"])
 
     with ThreadPoolExecutor(8) as pool:
         assert len(set(pool.map(ask, range(8)))) == 1

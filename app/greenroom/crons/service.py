@@ -1,6 +1,7 @@
 """The rules of crons: what is accepted, when it fires next, and what a firing is."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -30,12 +31,15 @@ from greenroom.runs import queries as run_queries
 from greenroom.runs import service as runs
 from greenroom.runs.schemas import RunCreateStateful, RunCreateStateless
 from greenroom.signals.sender import Signals
+from greenroom.threads.expiry import default_ttl
+from greenroom.webhooks.service import check_url
+from greenroom.webhooks.settings import read_rules
 
 Json = dict[str, Any]
 Started = tuple[runs.Prepared, runs.Entry]
 ALL_FIELDS = tuple(column.name for column in queries.COLUMNS)
 FIRE_LIMIT = 50
-"""Crons that one call fires at most: its thread has leases to renew."""
+"""Crons that one call fires at most: its thread has other things to do."""
 FIRING_AGE = timedelta(hours=1)
 """How long a slot is remembered: longer than any clock is ever set back."""
 SWEEP_LIMIT = 500
@@ -53,6 +57,7 @@ def create(database: Database, project: Project, body: CronCreate, thread_id: UU
         InvalidRequest: the schedule, the time zone or a field of the run is wrong.
         BadRequest: both `config.configurable` and `context` are given.
     """
+    check_webhook(project, body.webhook)
     cron_id = new_id()
     payload = with_cron_id(body.model_dump(exclude_unset=True), cron_id)
     fields: Json = {
@@ -105,6 +110,7 @@ def patch(database: Database, project: Project, cron_id: UUID, body: CronPatch) 
     """
     if not body.model_fields_set:
         raise BadRequest("Request body cannot be empty")
+    check_webhook(project, body.webhook)
     sent = body.model_dump(exclude_unset=True)
     with database.transaction() as connection:
         stored = queries.lock_cron(connection, cron_id)
@@ -285,7 +291,18 @@ def plan_run(
     except ValidationError as error:
         raise InvalidRequest(str(error)) from error
     origin = {"cron_id": str(cron["cron_id"])}
-    return runs.prepare_for(assistant, body, cron["thread_id"], origin=origin)
+    prepared = runs.prepare_for(assistant, body, cron["thread_id"], origin=origin)
+    return prepared if prepared.is_temporary else replace(prepared, ttl=default_ttl(project))
+
+
+def check_webhook(project: Project, url: str | None) -> None:
+    """Refuse an address that no run may have. Before any transaction: names are looked up.
+
+    Raises:
+        WebhookRefused: the address breaks a rule.
+    """
+    if url is not None:
+        check_url(read_rules(project), url)
 
 
 def next_slot(

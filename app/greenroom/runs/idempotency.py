@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, select, text
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy import Connection, insert, select, text
 
 from greenroom import wire
-from greenroom.database.engine import Database
 from greenroom.database.tables import idempotency_key
 from greenroom.errors import InvalidRequest, KeyReused
 
 LONGEST_KEY = 255
 LIFE = text("now() + interval '24 hours'")
+LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 7203170905))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +58,12 @@ def read_key(header: str | None, path: str, body: bytes) -> Key | None:
     return Key(wire.clean(header), fingerprint)
 
 
-def find_repeat(database: Database, key: Key) -> Repeat | None:
+def lock_key(connection: Connection, key: Key) -> None:
+    """Make requests with one key come one after another, until the end of the transaction."""
+    connection.execute(LOCK, {"key": key.text})
+
+
+def find_repeat(connection: Connection, key: Key) -> Repeat | None:
     """What the key stands for; None when it is new.
 
     Raises:
@@ -68,8 +72,7 @@ def find_repeat(database: Database, key: Key) -> Repeat | None:
     query = select(
         idempotency_key.c.fingerprint, idempotency_key.c.run_id, idempotency_key.c.response
     )
-    with database.statement() as connection:
-        row = connection.execute(query.where(idempotency_key.c.key == key.text)).one_or_none()
+    row = connection.execute(query.where(idempotency_key.c.key == key.text)).one_or_none()
     if row is None:
         return None
     if row.fingerprint != key.fingerprint:
@@ -77,14 +80,10 @@ def find_repeat(database: Database, key: Key) -> Repeat | None:
     return Repeat(UUID(row.response["thread_id"]), row.run_id, row.response)
 
 
-def claim_key(connection: Connection, key: Key, run: dict[str, Any], *, is_temporary: bool) -> bool:
-    """Write a key down in the transaction that lets its run in; False when it was there.
-
-    A second request at the same moment waits here until the first has committed.
-    """
-    statement = (
-        insert(idempotency_key)
-        .values(
+def write_key(connection: Connection, key: Key, run: dict[str, Any], *, is_temporary: bool) -> None:
+    """Write a new key down in the transaction that lets its run in."""
+    connection.execute(
+        insert(idempotency_key).values(
             key=key.text,
             fingerprint=key.fingerprint,
             thread_id=None if is_temporary else run["thread_id"],
@@ -92,7 +91,4 @@ def claim_key(connection: Connection, key: Key, run: dict[str, Any], *, is_tempo
             response=run,
             expires_at=LIFE,
         )
-        .on_conflict_do_nothing()
-        .returning(idempotency_key.c.key)
     )
-    return connection.execute(statement).one_or_none() is not None

@@ -27,7 +27,7 @@ from greenroom.queue.admission import (
 )
 from greenroom.queue.states import CancelAction, RunStatus
 from greenroom.runs import queries
-from greenroom.runs.idempotency import Key, RepeatedRequestError, claim_key, find_repeat
+from greenroom.runs.idempotency import Key, RepeatedRequestError, find_repeat, lock_key, write_key
 from greenroom.runs.schemas import RUN_FIELDS, RunCreate, RunCreateStateful, RunCreateStateless
 from greenroom.signals.sender import Signals
 from greenroom.streaming.frames import Batch, Kind, pack
@@ -247,21 +247,30 @@ def admit(
         KeyReused: the key stands for another request.
         RepeatedRequestError: the key stands for this very request, whose run exists.
     """
-    if key is not None and (repeat := find_repeat(database, key)):
-        raise RepeatedRequestError(repeat)
-    is_single = not prepared.creates_thread and prepared.action is None and key is None
-    with database.statement() if is_single else database.transaction() as connection:
+    if key is None:
+        is_single = not prepared.creates_thread and prepared.action is None
+        with database.statement() if is_single else database.transaction() as connection:
+            entry = enter(connection, prepared)
+    else:
+        entry = enter_once(database, prepared, key)
+    announce_entry(signals, prepared, entry)
+    return show_new(prepared, entry.admitted)
+
+
+def enter_once(database: Database, prepared: Prepared, key: Key) -> Entry:
+    """Let a run in unless its key stands for one.
+
+    Raises: as `admit`.
+    """
+    with database.transaction() as connection:
+        # First, so that a twin of this request waits here, not behind the run of its twin.
+        lock_key(connection, key)
+        if repeat := find_repeat(connection, key):
+            raise RepeatedRequestError(repeat)
         entry = enter(connection, prepared)
         shown = show_new(prepared, entry.admitted)
-        is_new = key is None or claim_key(
-            connection, key, shown, is_temporary=prepared.is_temporary
-        )
-        if not is_new:
-            connection.rollback()
-    if key is not None and not is_new:
-        return admit(database, signals, prepared, key)
-    announce_entry(signals, prepared, entry)
-    return shown
+        write_key(connection, key, shown, is_temporary=prepared.is_temporary)
+    return entry
 
 
 def enter(connection: Connection, prepared: Prepared) -> Entry:

@@ -37,7 +37,11 @@ DOCS_PAGE = """<!doctype html>
 </body>
 </html>
 """
-DOCS_SCRIPT = "SwaggerUIBundle({url: 'openapi.json', dom_id: '#docs', deepLinking: true});\n"
+# Without a validator: Swagger UI's own is another host's.
+DOCS_SCRIPT = """SwaggerUIBundle({
+  url: 'openapi.json', dom_id: '#docs', deepLinking: true, validatorUrl: null
+});
+"""
 
 
 class MetricsQuery(QueryModel):
