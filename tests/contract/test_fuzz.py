@@ -119,7 +119,7 @@ def fuzz(
     server: Deployment, world: World, operation: Any, mode: GenerationMode, cases: int
 ) -> tuple[int, str]:
     """Send many requests of one operation; how many, and the first fault if there is one."""
-    count = 0
+    count, request = 0, ""
 
     @settings(
         max_examples=cases,
@@ -131,17 +131,17 @@ def fuzz(
     )
     @given(data=st.data())
     def send(data: Any) -> None:
-        nonlocal count
+        nonlocal count, request
         case = data.draw(operation.as_strategy(generation_mode=mode))
         furnish(case, world, data.draw)
         response = case.call(base_url=server.url, timeout=120)
-        count += 1
+        count, request = count + 1, case.as_curl_command()
         case.validate_response(response, checks=CHECKS)
 
     try:
         send()
     except FailureGroup as group:
-        return count, "\n".join(str(fault) for fault in group.exceptions)
+        return count, "\n".join([*(str(fault) for fault in group.exceptions), request])
     return count, ""
 
 
