@@ -5,6 +5,7 @@ again. Receivers tell a repetition by `Greenroom-Delivery`.
 """
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import Counter
@@ -72,8 +73,9 @@ class Deliveries:
         self._thread.start()
 
     def wake(self) -> None:
-        """Say that a run with a webhook has ended; from any thread."""
-        self._loop.call_soon_threadsafe(self._woken.set)
+        """Say that a run with a webhook has ended; from any thread, and also after the end."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._woken.set)
 
     def stop(self) -> None:
         """Claim no more, and give attempts under way a moment to end."""
@@ -83,7 +85,11 @@ class Deliveries:
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._work())
+        try:
+            self._loop.run_until_complete(self._work())
+        finally:
+            self._database_thread.shutdown(wait=False)
+            self._loop.close()
 
     async def _work(self) -> None:
         while not self._stopping:
@@ -98,7 +104,10 @@ class Deliveries:
             except TimeoutError:
                 continue
         if self._under_way:
-            await asyncio.wait(self._under_way, timeout=STOP_SECONDS)
+            _, late = await asyncio.wait(list(self._under_way), timeout=STOP_SECONDS)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
 
     async def _guarded(self, what: str, work: Awaitable[None]) -> None:
         """A fault of the database ends neither the loop nor an attempt that others wait for."""
@@ -138,7 +147,7 @@ class Deliveries:
         del self._under_way[task]
         # A sender is free: something may have waited for it.
         self._woken.set()
-        if (error := task.exception()) is not None:
+        if not task.cancelled() and (error := task.exception()) is not None:
             # The lease brings the delivery back.
             log.error("delivery broke", exc_info=error)
 

@@ -129,7 +129,7 @@ class Executor:
             DatabaseUnavailable: while claiming.
         """
         while not self.is_stopping:
-            with self.database.statement() as connection:
+            with self.database.direct() as connection:
                 claim = life.claim_run(connection, self.worker_id, self.config.lease_seconds)
             if claim is None:
                 return

@@ -1,6 +1,7 @@
 """The SQL of assistants and their versions."""
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -8,7 +9,9 @@ from sqlalchemy import Connection, Select, func, literal, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.sql.dml import ReturningInsert, ReturningUpdate
 
+from greenroom import wire
 from greenroom.contract.fields import parse_uuid
+from greenroom.database.engine import Statements
 from greenroom.database.pages import AnyRow, Page, read_page
 from greenroom.database.tables import assistant, assistant_version
 from greenroom.identifiers import system_assistant_id
@@ -35,6 +38,12 @@ VERSION_COLUMNS = (
     assistant_version.c.created_at,
     assistant_version.c.name,
     assistant_version.c.description,
+)
+
+# On the way of every run: a text, so that it can go without SQLAlchemy's execution layer.
+FIND_FOR_RUN = text(
+    "SELECT assistant_id, graph_id, config, context, metadata FROM assistant "
+    "WHERE assistant_id = :assistant_id"
 )
 
 # A description follows langgraph.json until somebody makes a second version.
@@ -89,20 +98,33 @@ def lock_assistant(connection: Connection, assistant_id: UUID) -> AnyRow | None:
     return connection.execute(_by_id(assistant_id).with_for_update()).one_or_none()
 
 
-def find_for_run(connection: Connection, key: str | UUID) -> AnyRow | None:
-    """What a run needs to know: assistant_id, graph_id, config, context, metadata; or None.
+@dataclass(frozen=True, slots=True)
+class ForRun:
+    """What a run needs to know about its assistant."""
+
+    assistant_id: UUID
+    graph_id: str
+    config: dict[str, Any]
+    context: dict[str, Any]
+    metadata: dict[str, Any]
+
+
+def find_for_run(connection: Statements, key: str | UUID) -> ForRun | None:
+    """Find the assistant of a run, or None.
 
     Args:
         key: an assistant's id, or a graph id, which means that graph's system assistant.
     """
-    query = select(
-        assistant.c.assistant_id,
-        assistant.c.graph_id,
-        assistant.c.config,
-        assistant.c.context,
-        assistant.c.metadata,
+    row = connection.execute(FIND_FOR_RUN, {"assistant_id": _read_key(key)}).one_or_none()
+    if row is None:
+        return None
+    return ForRun(
+        row.assistant_id,
+        row.graph_id,
+        wire.loads(bytes(row.config)),
+        wire.loads(bytes(row.context)),
+        row.metadata,
     )
-    return connection.execute(query.where(assistant.c.assistant_id == _read_key(key))).one_or_none()
 
 
 def add_version(connection: Connection, assistant_id: UUID, changes: Mapping[str, Any]) -> AnyRow:

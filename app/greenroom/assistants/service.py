@@ -183,7 +183,7 @@ def restore_version(database: Database, assistant_id: UUID, version: int | None)
     return _object(restored)
 
 
-def resolve(connection: Connection, graphs: Collection[str], key: str | UUID) -> AnyRow:
+def resolve(connection: Connection, graphs: Collection[str], key: str | UUID) -> queries.ForRun:
     """Find what an id or a graph id means: assistant_id, graph_id, config, context, metadata.
 
     Raises:

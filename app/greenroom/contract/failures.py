@@ -23,7 +23,8 @@ def answer_app_error(error: AppError) -> Response:
     headers = {}
     if isinstance(error, Unavailable):
         headers["retry-after"] = str(error.retry_after_seconds)
-    if error.status >= 500:  # noqa: PLR2004 (HTTP's own border)
+        log.warning("service unavailable", path=request.path, error=repr(error.__cause__ or error))
+    elif error.status >= 500:  # noqa: PLR2004 (HTTP's own border)
         log.warning("request failed", path=request.path, error=repr(error), exc_info=error)
     return dump(Reply({"detail": str(error)}, error.status, headers))
 

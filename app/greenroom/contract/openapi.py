@@ -192,13 +192,21 @@ def parameters_of(rule: Rule, contract: Contract) -> list[dict[str, Any]]:
             parameter = {"name": name, "in": "query", "required": name in required}
             if text := schema.pop("description", None):
                 parameter["description"] = text
-            found.append({**parameter, "schema": schema})
+            found.append({**parameter, "schema": without_null(schema)})
     for name, text in contract.headers.items():
         parameter = {"name": name, "in": "header", "required": False, "description": text}
         found.append({**parameter, "schema": {"type": "string"}})
     if contract.returns is Response and rule.methods and "GET" in rule.methods:
         found.append(LAST_EVENT_ID)
     return found
+
+
+def without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """The schema of what a query can hold: None there means that it was not sent."""
+    others = [one for one in schema.get("anyOf", []) if one != {"type": "null"}]
+    if len(others) != 1:
+        return schema
+    return {**others[0], **{key: value for key, value in schema.items() if key != "anyOf"}}
 
 
 def responses_of(rule: Rule, contract: Contract, references: Mapping[Any, Any]) -> dict[str, Any]:

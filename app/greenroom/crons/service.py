@@ -260,7 +260,10 @@ def start_run(connection: Connection, project: Project, cron: AnyRow) -> Started
 
 
 def plan_run(
-    project: Project, assistant: AnyRow | None, cron: Mapping[str, Any], payload: Json
+    project: Project,
+    assistant: assistant_queries.ForRun | None,
+    cron: Mapping[str, Any],
+    payload: Json,
 ) -> runs.Prepared:
     """Work out the run that a cron makes.
 

@@ -147,6 +147,8 @@ def refuse_dead(connection: Connection[DictRow]) -> None:
     """
     readable, _, _ = select.select([connection.fileno()], [], [], 0)
     if readable:
+        # The library has not noticed yet, and would take the connection back as a good one.
+        connection.close()
         raise psycopg.OperationalError("the server has closed this connection")
 
 
@@ -154,6 +156,7 @@ async def refuse_dead_async(connection: AsyncConnection[DictRow]) -> None:
     """As `refuse_dead`, for the pool of the I/O loop."""
     readable, _, _ = select.select([connection.fileno()], [], [], 0)
     if readable:
+        await connection.close()
         raise psycopg.OperationalError("the server has closed this connection")
 
 

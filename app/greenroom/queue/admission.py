@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from greenroom import wire
+from greenroom.database.engine import Statements
 from greenroom.errors import NotFound, ThreadBusy, ThreadStatusDiffers
 from greenroom.queue import outbox
 from greenroom.queue.life import settle
@@ -63,7 +64,7 @@ class Cancelled:
         return bool(self.ended or self.asked)
 
 
-def admit_run(connection: Connection, new: NewRun) -> Admitted:
+def admit_run(connection: Statements, new: NewRun) -> Admitted:
     """Queue a run on its thread: strategies enqueue and reject in one round trip.
 
     For interrupt and rollback call `cancel_active` before, in one transaction (http.md 3.2).

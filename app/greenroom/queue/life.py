@@ -13,6 +13,7 @@ from uuid import UUID
 from sqlalchemy import Connection
 
 from greenroom import wire
+from greenroom.database.engine import Statements
 from greenroom.queue import outbox
 from greenroom.queue.statements import STATEMENTS
 from greenroom.queue.states import CancelAction, RunStatus
@@ -77,7 +78,7 @@ class Finished:
     has_next: bool
 
 
-def claim_run(connection: Connection, worker_id: str, lease_seconds: float) -> Claim | None:
+def claim_run(connection: Statements, worker_id: str, lease_seconds: float) -> Claim | None:
     """Lease the first due run, by priority and time; None when nothing is due.
 
     Args:

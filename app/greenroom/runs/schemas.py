@@ -161,7 +161,7 @@ class RunsQuery(QueryModel):
 
     limit: Annotated[int, Field(ge=0, le=2**31 - 1)] = 10
     offset: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    status: Maybe[Annotated[str, show_words(*STATUSES)]] = None
+    status: Annotated[str, show_words(*STATUSES)] | None = None
     select: list[Annotated[str, show_words(*RUN_FIELDS)]] = Field(default_factory=list)
     """Answer with these fields alone."""
 

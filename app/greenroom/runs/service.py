@@ -160,15 +160,15 @@ def wanted_statuses(body: RunCreate) -> tuple[str, ...] | None:
     return tuple(wanted) if isinstance(wanted, list) else (wanted,)
 
 
-def find_assistant(database: Database, project: Project, key: str) -> Any:
-    """Find an assistant by id or graph id: assistant_id, graph_id, config, context, metadata."""
+def find_assistant(database: Database, project: Project, key: str) -> assistant_queries.ForRun:
+    """Find an assistant by id or graph id."""
     if not UUID_FORM.fullmatch(key) and key not in project.graphs:
         known = ", ".join(sorted(project.graphs))
         raise InvalidRequest(
             f"Invalid assistant: {key!r} in field assistant_id. Must be either:\n"
             f"- A valid assistant UUID, or\n- One of the registered graphs: {known}"
         )
-    with database.statement() as connection:
+    with database.direct() as connection:
         found = assistant_queries.find_for_run(connection, key)
     if found is None:
         raise NotFound(UNKNOWN)
@@ -247,9 +247,12 @@ def admit(
         KeyReused: the key stands for another request.
         RepeatedRequestError: the key stands for this very request, whose run exists.
     """
-    if key is None:
-        is_single = not prepared.creates_thread and prepared.action is None
-        with database.statement() if is_single else database.transaction() as connection:
+    is_single = not prepared.creates_thread and prepared.action is None
+    if key is None and is_single:
+        with database.direct() as direct:
+            entry = Entry(admit_run(direct, prepared.new), Cancelled())
+    elif key is None:
+        with database.transaction() as connection:
             entry = enter(connection, prepared)
     else:
         entry = enter_once(database, prepared, key)

@@ -62,8 +62,8 @@ class ItemQuery(QueryModel, json_schema_extra={"required": ["namespace", "key"]}
 
     namespace: Text
     """The labels, joined by dots."""
-    key: Maybe[Text] = None
-    refresh_ttl: Maybe[Flag] = None
+    key: Text | None = None
+    refresh_ttl: Flag | None = None
     """Whether reading prolongs the item's life; None takes the configured rule."""
 
 
