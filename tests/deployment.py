@@ -115,10 +115,6 @@ class Deployment:
             **more,
         }
 
-    def wait_for_log(self, event: str) -> None:
-        """Wait until some process has logged an event."""
-        until(lambda: self.count_log(event))
-
     def restart_web(self, url: str) -> None:
         """Stop a web process as a platform does, and start another on its port."""
         process = self.webs.pop(url)

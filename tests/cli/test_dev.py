@@ -86,7 +86,7 @@ def test_a_change_of_the_project_reloads_user_code(dev, project):
     """A saved file is imported by a new process; the web process stays."""
     dev.line_with("imported by")
     (project / "agent.py").write_text(
-        (project / "agent.py").read_text() + "\nprint('second version')"
+        (project / "agent.py").read_text() + "\nprint('second version', flush=True)"
     )
     dev.line_with("reloading")
     dev.line_with("second version")

@@ -21,7 +21,10 @@ configure_logs("INFO", as_json=False)
 def command(name, code, **options):
     return Command(name, [sys.executable, "-c", code], dict(os.environ), **options)
 
-HELLO = "import os, signal, sys, time; say = lambda *a: print(*a, flush=True);"
+# Not print: a signal handler may interrupt it, and it cannot be entered twice.
+HELLO = '''import os, signal, sys, time
+say = lambda *words: os.write(1, (" ".join(map(str, words)) + chr(10)).encode())
+'''
 PATIENT = HELLO + '''
 def stop(*_):
     say(NAME, "told to stop")

@@ -1,6 +1,6 @@
 """The official Python client, unmodified, where our promises go beyond single requests."""
 
-from threading import Thread
+from threading import Event, Thread
 
 import httpx
 from deployment import Deployment, new_thread
@@ -33,19 +33,20 @@ def test_a_client_survives_the_restart_of_the_web_process(deployment: Deployment
         thread_id = new_thread(http)
     client = get_sync_client(url=url)
 
+    has_begun = Event()
+
     def follow() -> None:
         body = {"n": 8, "seconds": 0.25}
-        seen.extend(
-            part.data["step"]
-            for part in client.runs.stream(
-                thread_id, "steps", input=body, stream_mode="custom", stream_resumable=True
-            )
-            if part.event == "custom"
-        )
+        for part in client.runs.stream(
+            thread_id, "steps", input=body, stream_mode="custom", stream_resumable=True
+        ):
+            if part.event == "custom":
+                seen.append(part.data["step"])
+                has_begun.set()
 
     following = Thread(target=follow)
     following.start()
-    deployment.wait_for_log("run started")
+    assert has_begun.wait(60)
     deployment.restart_web(url)
     following.join(timeout=60)
     assert seen == list(range(8))
