@@ -172,7 +172,7 @@ def test_a_run_finds_its_assistant_by_either_id(database: Database) -> None:
         assert by_graph is not None
         assert by_graph.assistant_id == system_assistant_id(graph_id)
         assert by_text is not None
-        assert tuple(by_text) == (
+        assert by_text == queries.ForRun(
             own["assistant_id"],
             "one",
             {"configurable": {"x": 1}},

@@ -125,7 +125,8 @@ def environment() -> dict[str, str]:
 @pytest.fixture
 def open_path() -> Iterator[Path]:
     """A directory that everybody may enter; pytest's own is closed to whom root becomes."""
-    with tempfile.TemporaryDirectory(prefix="greenroom-test-") as name:
+    # A server that a test killed may still be putting its files away when the test has ended.
+    with tempfile.TemporaryDirectory(prefix="greenroom-test-", ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
