@@ -11,9 +11,8 @@ from sqlalchemy.exc import IntegrityError
 from greenroom.database.engine import Database
 from greenroom.database.tables import metadata
 from greenroom.identifiers import new_id
-from greenroom.queue.admission import NewRun, admit_run
+from greenroom.queue.admission import NewRun, NewThread, admit_run
 from greenroom.queue.states import TERMINAL
-from greenroom.runs.queries import create_thread
 
 
 def test_migrations_make_the_tables_that_the_code_describes(database: Database) -> None:
@@ -39,10 +38,9 @@ def test_a_thread_cannot_have_two_runs_in_its_slot(database: Database) -> None:
     """One running run per thread is the database's law, not good manners."""
     thread_id = uuid4()
     with database.transaction() as connection:
-        create_thread(connection, thread_id, {}, is_temporary=False)
         for _ in range(2):
             run = NewRun(new_id(), thread_id, uuid4(), "g", "enqueue", {}, b"{}", {})
-            admit_run(connection, run)
+            admit_run(connection, run, NewThread({}, is_temporary=False))
     with pytest.raises(IntegrityError, match="run_slot"), database.transaction() as connection:
         connection.execute(
             text("UPDATE run SET queue_state = 'ready' WHERE thread_id = :thread_id"),
@@ -55,7 +53,6 @@ def test_a_terminal_run_must_say_when_it_ended(database: Database, status: str) 
     """A status without its instant is refused."""
     thread_id = uuid4()
     with database.transaction() as connection:
-        create_thread(connection, thread_id, {}, is_temporary=False)
         admit_run(connection, NewRun(new_id(), thread_id, uuid4(), "g", "enqueue", {}, b"{}", {}))
     with pytest.raises(IntegrityError), database.transaction() as connection:
         connection.execute(

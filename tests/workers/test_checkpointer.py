@@ -16,17 +16,16 @@ from greenroom.database.engine import Database
 from greenroom.errors import LeaseLost
 from greenroom.graphs.checkpointer import CheckpointStore, FencedSaver
 from greenroom.identifiers import new_id
-from greenroom.queue.admission import NewRun, admit_run
+from greenroom.queue.admission import NewRun, NewThread, admit_run
 from greenroom.queue.life import Lease, claim_run, release_run
-from greenroom.runs.queries import create_thread
 
 
 def claim_new(database: Database) -> Lease:
     """A run that this test holds the lease of."""
     thread_id, run_id = uuid4(), new_id()
     with database.transaction() as connection:
-        create_thread(connection, thread_id, {}, is_temporary=False)
-        admit_run(connection, NewRun(run_id, thread_id, uuid4(), "g", "enqueue", {}, b"{}", {}))
+        run = NewRun(run_id, thread_id, uuid4(), "g", "enqueue", {}, b"{}", {})
+        admit_run(connection, run, NewThread({}, is_temporary=False))
     while True:
         with database.statement() as connection:
             claim = claim_run(connection, "test", 3600)

@@ -13,8 +13,10 @@ from greenroom.database.engine import Statements
 from greenroom.errors import NotFound, ThreadBusy, ThreadStatusDiffers
 from greenroom.queue import outbox
 from greenroom.queue.life import settle
-from greenroom.queue.statements import STATEMENTS
+from greenroom.queue.statements import STATEMENTS, together
 from greenroom.queue.states import CancelAction, RunStatus
+
+ADMIT_ON_NEW_THREAD = together("create_thread", "admit_run")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,17 @@ class NewRun:
     """Only a thread in one of these lets the run in; None: any."""
     webhook: str | None = None
     """Whom to tell about its end; None: nobody."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewThread:
+    """The thread that a run brings along."""
+
+    metadata: dict[str, Any]
+    is_temporary: bool
+    """It goes with the run."""
+    ttl_minutes: float | None = None
+    ttl_strategy: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +77,7 @@ class Cancelled:
         return bool(self.ended or self.asked)
 
 
-def admit_run(connection: Statements, new: NewRun) -> Admitted:
+def admit_run(connection: Statements, new: NewRun, brings: NewThread | None = None) -> Admitted:
     """Queue a run on its thread: strategies enqueue and reject in one round trip.
 
     For interrupt and rollback call `cancel_active` before, in one transaction (http.md 3.2).
@@ -74,9 +87,11 @@ def admit_run(connection: Statements, new: NewRun) -> Admitted:
         ThreadBusy: strategy reject, and a run is pending or running.
         ThreadStatusDiffers: the thread is in none of the states that the run asks for.
     """
+    parameters = _thread_parameters(brings) if brings else {}
     row = connection.execute(
-        STATEMENTS["admit_run"],
+        STATEMENTS["admit_run"] if brings is None else ADMIT_ON_NEW_THREAD,
         {
+            **parameters,
             "run_id": new.run_id,
             "thread_id": new.thread_id,
             "assistant_id": new.assistant_id,
@@ -98,6 +113,15 @@ def admit_run(connection: Statements, new: NewRun) -> Admitted:
             raise ThreadStatusDiffers(new.thread_id, row.thread_status)
         raise ThreadBusy
     return Admitted(row.metadata, row.created_at, row.updated_at, row.queue_state == "ready")
+
+
+def _thread_parameters(brings: NewThread) -> dict[str, Any]:
+    return {
+        "new_thread_metadata": wire.dumps(brings.metadata).decode(),
+        "is_temporary": brings.is_temporary,
+        "ttl_minutes": brings.ttl_minutes,
+        "ttl_strategy": brings.ttl_strategy,
+    }
 
 
 def cancel_active(connection: Connection, thread_id: UUID, action: CancelAction) -> Cancelled:

@@ -35,6 +35,14 @@ WITH target AS (
 SELECT (SELECT status FROM target) AS thread_status, admitted.*
   FROM (SELECT) AS always LEFT JOIN admitted ON true;
 
+-- name: create_thread
+-- Make the thread that a run brings along, unless it is there.
+INSERT INTO thread (thread_id, metadata, is_temporary, ttl_minutes, ttl_strategy, expires_at)
+VALUES (:thread_id, CAST(:new_thread_metadata AS jsonb), :is_temporary,
+        :ttl_minutes, :ttl_strategy,
+        now() + make_interval(secs => CAST(:ttl_minutes AS double precision) * 60))
+ON CONFLICT DO NOTHING;
+
 -- name: claim_run
 -- Lease the first due run to one worker. No row: nothing is due.
 UPDATE run SET status = 'running', queue_state = NULL, attempt = attempt + 1,

@@ -25,3 +25,8 @@ def _without_comments(body: str) -> str:
 
 
 STATEMENTS = load("queries.sql")
+
+
+def together(*names: str) -> TextClause:
+    """Several statements in one round trip and one implicit transaction; the last one answers."""
+    return text(";\n".join(STATEMENTS[name].text for name in names))

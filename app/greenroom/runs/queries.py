@@ -1,16 +1,13 @@
 """The SQL of runs outside their life in the queue."""
 
 from collections.abc import Sequence
-from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, LargeBinary, null, select, text, type_coerce
-from sqlalchemy.dialects.postgresql import insert
 
 from greenroom.database.pages import AnyRow
 from greenroom.database.tables import run, run_result, thread, thread_state
 from greenroom.queue.states import NOBODY
-from greenroom.threads.queries import Ttl, ttl_values
 
 COLUMNS = (
     run.c.run_id,
@@ -91,21 +88,6 @@ def list_active(connection: Connection, statuses: Sequence[str]) -> Sequence[Any
         run.c.status.in_(statuses), run.c.assistant_id != NOBODY
     )
     return connection.execute(query).all()
-
-
-def create_thread(
-    connection: Connection,
-    thread_id: UUID,
-    metadata: dict[str, Any],
-    *,
-    is_temporary: bool,
-    ttl: Ttl | None = None,
-) -> None:
-    """Make a thread for a run, unless it is there."""
-    statement = insert(thread).values(
-        thread_id=thread_id, metadata=metadata, is_temporary=is_temporary, **ttl_values(ttl)
-    )
-    connection.execute(statement.on_conflict_do_nothing())
 
 
 def find_answer(connection: Connection, thread_id: UUID, run_id: UUID) -> AnyRow | None:

@@ -20,6 +20,7 @@ from greenroom.queue.admission import (
     Admitted,
     Cancelled,
     NewRun,
+    NewThread,
     admit_run,
     cancel_active,
     cancel_runs,
@@ -247,10 +248,12 @@ def admit(
         KeyReused: the key stands for another request.
         RepeatedRequestError: the key stands for this very request, whose run exists.
     """
-    is_single = not prepared.creates_thread and prepared.action is None
-    if key is None and is_single:
+    # A thread that was named may be there, and the run be refused: that is several statements.
+    is_single = prepared.is_stateless or not prepared.creates_thread
+    if key is None and prepared.action is None and is_single:
         with database.direct() as direct:
-            entry = Entry(admit_run(direct, prepared.new), Cancelled())
+            admitted = admit_run(direct, prepared.new, brought_thread(prepared))
+            entry = Entry(admitted, Cancelled())
     elif key is None:
         with database.transaction() as connection:
             entry = enter(connection, prepared)
@@ -284,11 +287,10 @@ def enter(connection: Connection, prepared: Prepared) -> Entry:
     Raises: as `admit`.
     """
     cancelled = Cancelled()
-    if prepared.creates_thread:
-        create_thread(connection, prepared)
     if prepared.action is not None:
         cancelled = cancel_active(connection, prepared.new.thread_id, prepared.action)
-    return Entry(admit_run(connection, prepared.new), cancelled)
+    admitted = admit_run(connection, prepared.new, brought_thread(prepared))
+    return Entry(admitted, cancelled)
 
 
 def announce_entry(signals: Signals, prepared: Prepared, entry: Entry) -> None:
@@ -306,21 +308,20 @@ def admit_all(
     with database.transaction() as connection:
         admitted = []
         for prepared in batch:
-            create_thread(connection, prepared)
-            admitted.append(admit_run(connection, prepared.new))
+            brings = brought_thread(prepared)
+            admitted.append(admit_run(connection, prepared.new, brings))
     signals.ring(sum(one.is_ready for one in admitted))
     return [show_new(*pair) for pair in zip(batch, admitted, strict=True)]
 
 
-def create_thread(connection: Connection, prepared: Prepared) -> None:
-    """Make the thread that a run brings along."""
-    queries.create_thread(
-        connection,
-        prepared.new.thread_id,
-        prepared.thread_metadata,
-        is_temporary=prepared.is_temporary,
-        ttl=prepared.ttl,
+def brought_thread(prepared: Prepared) -> NewThread | None:
+    """The thread that a run brings along, for `admit_run`; None when it finds its own."""
+    if not prepared.creates_thread:
+        return None
+    minutes, strategy = (
+        (prepared.ttl.minutes, prepared.ttl.strategy) if prepared.ttl else (None, None)
     )
+    return NewThread(prepared.thread_metadata, prepared.is_temporary, minutes, strategy)
 
 
 def cancel(
