@@ -151,6 +151,8 @@ def test_a_redis_cluster_is_refused(greenroom, project, engines, tmp_path):
     (binary,) = engines[1].binaries.glob("_binaries/*/valkey-server")
     port = str(_free_port())
     options = ["--port", port, "--cluster-enabled", "yes", "--bind", "127.0.0.1"]
+    # Its own choice is ten thousand above, which may not be a port at all.
+    options += ["--cluster-port", str(_free_port())]
     cluster = subprocess.Popen(
         [binary, *options], cwd=tmp_path, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
     )

@@ -53,7 +53,8 @@ def test_a_terminal_run_must_say_when_it_ended(database: Database, status: str) 
     """A status without its instant is refused."""
     thread_id = uuid4()
     with database.transaction() as connection:
-        admit_run(connection, NewRun(new_id(), thread_id, uuid4(), "g", "enqueue", {}, b"{}", {}))
+        run = NewRun(new_id(), thread_id, uuid4(), "g", "enqueue", {}, b"{}", {})
+        admit_run(connection, run, NewThread({}, is_temporary=False))
     with pytest.raises(IntegrityError), database.transaction() as connection:
         connection.execute(
             text(
