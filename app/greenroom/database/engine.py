@@ -91,13 +91,15 @@ class Database:
             connection.autocommit = True
             with connection.cursor(cursor_factory=NamedTupleCursor) as cursor:
                 yield Direct(cursor, self.engine.dialect)
-            connection.autocommit = False
         except psycopg2.Error as error:
             pooled.invalidate(error)
             if is_passing(error):
                 raise DatabaseUnavailable("the database is not available") from error
             raise
         finally:
+            if not connection.closed:
+                # Whatever the block raised: the next user of the connection may want a transaction.
+                connection.autocommit = False
             pooled.close()
 
     def close(self) -> None:
