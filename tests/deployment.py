@@ -16,7 +16,7 @@ import httpx
 from sqlalchemy import text
 
 from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis
-from greenroom.config import Config, Project
+from greenroom.config import Config, load_config
 from greenroom.database.engine import Database
 from greenroom.database.migrate import migrate
 
@@ -70,14 +70,15 @@ class Deployment:
         directory.mkdir(parents=True, exist_ok=True)
         self.postgres.__enter__()
         self.redis.__enter__()
-        config = Config(
-            database_uri=self.postgres.uri,
-            redis_uri=self.redis.uri,
-            project=Project(directory=Path(), graphs={}),
-        )
-        migrate(config)
+        config = self.migrate()
         self.database = Database(config, pool_size=8, application_name="tests")
         return self
+
+    def migrate(self) -> Config:
+        """Bring the database up to what the project asks for."""
+        config = load_config(self.project, {**self.environment(), "PORT": "2024"})
+        migrate(config)
+        return config
 
     def __exit__(self, *_: object) -> None:
         self.database.close()

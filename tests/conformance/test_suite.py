@@ -3,8 +3,10 @@
 Its clients live in an environment of their own, made once below .venv.
 """
 
+import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,10 +23,15 @@ from deployment import Deployment, free_port, until
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"
 SUITE = SHARED / "conformance"
-PROJECT = SHARED / "agents" / "langgraph.json"
 
 # Parts of the contract that this server does not serve yet.
 NOT_SERVED = ("test_mcp.py", "test_a2a.py", "test_event_stream_v2.py")
+
+# Enough meaning to tell cats from stocks.
+EMBEDDING = """
+def embed(texts):
+    return [[text.count("cat"), text.count("stock"), 0.1] for text in texts]
+"""
 
 pytestmark = pytest.mark.skipif(
     not SUITE.is_dir(), reason="the conformance suite does not lie beside this checkout"
@@ -45,12 +52,26 @@ def python() -> Path:
     return home / "bin" / "python"
 
 
+@pytest.fixture
+def project() -> Iterator[Path]:
+    """The suite's own project, with an index for its test of search by meaning."""
+    with tempfile.TemporaryDirectory(prefix="greenroom-test-") as name:
+        copy = Path(name) / "agents"
+        shutil.copytree(SHARED / "agents", copy)
+        (copy / "embedding.py").write_text(EMBEDDING)
+        file = copy / "langgraph.json"
+        settings = json.loads(file.read_text())
+        settings["store"] = {"index": {"dims": 3, "embed": "./embedding.py:embed"}}
+        file.write_text(json.dumps(settings))
+        yield file
+
+
 @contextmanager
-def development_server(directory: Path) -> Iterator[str]:
+def development_server(directory: Path, project: Path) -> Iterator[str]:
     """`greenroom dev` on the fixture project."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-P", "-m", "greenroom.cli.main", "dev", "-c", str(PROJECT)]
+    command = [sys.executable, "-P", "-m", "greenroom.cli.main", "dev", "-c", str(project)]
     command += ["--port", str(port), "--no-reload", "--data-dir", str(directory / "data")]
     log = directory / "dev.log"
     with log.open("wb") as output:
@@ -88,20 +109,21 @@ def run_suite(python: Path, *urls: str) -> None:
 
 
 @pytest.mark.timeout(900)
-def test_the_development_server_keeps_the_contract(python: Path) -> None:
+def test_the_development_server_keeps_the_contract(python: Path, project: Path) -> None:
     """One web and one worker process, with embedded engines."""
     with tempfile.TemporaryDirectory(prefix="greenroom-test-") as directory:
         Path(directory).chmod(0o755)
-        with development_server(Path(directory)) as url:
+        with development_server(Path(directory), project) as url:
             run_suite(python, url)
 
 
 @pytest.mark.timeout(900)
 def test_several_processes_on_one_database_keep_the_contract(
-    python: Path, deployment: Deployment
+    python: Path, project: Path, deployment: Deployment
 ) -> None:
     """Two web processes behind one port, and two workers."""
-    deployment.project = PROJECT
+    deployment.project = project
+    deployment.migrate()
     # The defaults: what is quick for fault tests would be a load here.
     for name in ("GREENROOM_LEASE_SECONDS", "GREENROOM_SWEEP_SECONDS"):
         deployment.settings[name] = ""
