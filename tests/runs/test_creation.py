@@ -2,12 +2,15 @@
 
 import gzip
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from uuid import uuid4
 
 import httpx
 import pytest
 from deployment import Deployment, join, new_thread, start, until
+
+from greenroom.contract.fields import UUID_FORM
 
 
 def post(http: httpx.Client, path: str, key: str, **body: object) -> httpx.Response:
@@ -139,4 +142,6 @@ def test_metrics_count_slots_and_requests(http: httpx.Client) -> None:
         *("lg_api_http_requests_total", "lg_api_http_requests_latency_seconds_bucket"),
     ):
         assert name in text
-    assert 'path="/threads/<thread_id>"' not in text or "0000" not in text
+    paths = re.findall(r'path="([^"]*)"', text)
+    assert "/threads" in paths
+    assert not [path for path in paths if UUID_FORM.search(path)], "a series for each id"
