@@ -147,8 +147,12 @@ class Deployment:
         self.workers.append(process)
 
         def is_ready() -> bool:
-            assert process.poll() is None, self.log.read_text()[-4000:]
-            return self.count_log("worker ready") > ready
+            # Looked at before the log: a worker may be ready, meet a run that kills it, be gone.
+            has_ended = process.poll() is not None
+            if self.count_log("worker ready") > ready:
+                return True
+            assert not has_ended, self.log.read_text()[-4000:]
+            return False
 
         until(is_ready, 60)
         return process
