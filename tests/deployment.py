@@ -157,6 +157,12 @@ class Deployment:
         until(is_ready, 60)
         return process
 
+    def run_doomed_worker(self) -> None:
+        """Start a worker that a waiting run kills, perhaps before it calls itself ready."""
+        process = self._spawn("greenroom_workers.process")
+        self.workers.append(process)
+        process.wait(timeout=60)
+
     def count_log(self, event: str) -> int:
         """How often the processes logged something."""
         return self.log.read_text().count(event) if self.log.exists() else 0

@@ -74,7 +74,7 @@ def test_a_run_that_kills_every_worker_ends_as_an_error(deployment: Deployment) 
     with deployment.client() as http:
         run = start(http, new_thread(http), "hostile", input={"kind": "die"})
         for _ in range(3):
-            deployment.start_worker().wait(timeout=30)
+            deployment.run_doomed_worker()
         deployment.start_worker()
         answer = join(http, run)
         assert get(http, run)["status"] == "error"

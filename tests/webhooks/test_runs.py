@@ -185,9 +185,9 @@ def test_a_run_that_no_worker_survives_is_told_of(
     calling.settings["BG_JOB_MAX_RETRIES"] = "1"
     body = {"assistant_id": "hostile", "input": {"kind": "die"}, "webhook": receiver.url}
     stateless = client.post("/runs", json=body).json()
-    calling.start_worker().wait(timeout=30)
+    calling.run_doomed_worker()
     kept = client.post(f"/threads/{new_thread(client)}/runs", json=body).json()
-    calling.start_worker().wait(timeout=30)
+    calling.run_doomed_worker()
     calling.start_worker()
     told = {got.body["run_id"]: got.body for got in receiver.wait_for(2)}
     for run in (stateless, kept):
