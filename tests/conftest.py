@@ -19,6 +19,12 @@ sys.path.insert(0, str(Path(__file__).parent))
 from deployment import Deployment
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of the fault suite; without them it runs in its short form."""
+    parser.addoption("--full", action="store_true", help="run the fault scenarios at full size")
+    parser.addoption("--soak", type=float, default=40.0, help="seconds that the soak lasts")
+
+
 @pytest.fixture(scope="session")
 def database_uri() -> Iterator[str]:
     """A Postgres: the one that we are told of, or one of our own."""

@@ -123,11 +123,11 @@ class Deployment:
         process.wait(timeout=30)
         self.start_web(int(url.rpartition(":")[2]))
 
-    def start_web(self, port: int | None = None) -> str:
+    def start_web(self, port: int | None = None, **settings: str) -> str:
         """Start a web process with its graphs process; its URL once it answers."""
         port = port or free_port()
         url = f"http://127.0.0.1:{port}"
-        process = self._spawn("greenroom.cli.main", "web", PORT=str(port))
+        process = self._spawn("greenroom.cli.main", "web", PORT=str(port), **settings)
         self.webs[url] = process
 
         def answers() -> bool:
@@ -140,10 +140,10 @@ class Deployment:
         until(answers, 60)
         return url
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
+    def start_worker(self, **settings: str) -> subprocess.Popen[bytes]:
         """Start a worker; returns once it is ready to claim."""
         ready = self.count_log("worker ready")
-        process = self._spawn("greenroom_workers.process")
+        process = self._spawn("greenroom_workers.process", **settings)
         self.workers.append(process)
 
         def is_ready() -> bool:

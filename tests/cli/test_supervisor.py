@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-import os, sys, threading
+import os, signal, sys, threading
 from greenroom.cli.supervisor import Command, Supervisor
 from greenroom.logs import configure_logs
 
+# Ours may be ignored (nohup), which a child inherits.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 configure_logs("INFO", as_json=False)
 
 def command(name, code, **options):
