@@ -140,10 +140,12 @@ class Deployment:
         until(answers, 60)
         return url
 
-    def start_worker(self, **settings: str) -> subprocess.Popen[bytes]:
+    def start_worker(
+        self, module: str = "greenroom_workers.process", **settings: str
+    ) -> subprocess.Popen[bytes]:
         """Start a worker; returns once it is ready to claim."""
         ready = self.count_log("worker ready")
-        process = self._spawn("greenroom_workers.process", **settings)
+        process = self._spawn(module, **settings)
         self.workers.append(process)
 
         def is_ready() -> bool:
@@ -155,6 +157,14 @@ class Deployment:
             return False
 
         until(is_ready, 60)
+        return process
+
+    def start_supervised_worker(self, **settings: str) -> subprocess.Popen[bytes]:
+        """Start `greenroom worker`: its worker is started again when a run takes it down."""
+        ready = self.count_log("worker ready")
+        process = self._spawn("greenroom.cli.main", "worker", **settings)
+        self.workers.append(process)
+        until(lambda: self.count_log("worker ready") > ready, 60)
         return process
 
     def run_doomed_worker(self) -> None:

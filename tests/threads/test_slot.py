@@ -131,7 +131,7 @@ def test_an_update_that_outlived_its_lease_does_not_touch_the_thread(
             {"run_id": slot.run_id},
         )
         returned = life.requeue_expired(connection, 3)
-    assert slot.run_id in {run_id for run_id, _, _ in returned}
+    assert slot.run_id in {run.run_id for run in returned}
     with database.statement() as connection:
         claim = life.claim_run(connection, "a worker", 60)
         while claim is not None and claim.lease.run_id != slot.run_id:

@@ -13,6 +13,7 @@ from enum import Enum, auto
 from typing import Any
 from uuid import UUID
 
+import redis
 import uvloop
 from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
@@ -37,6 +38,7 @@ from greenroom_workers.inputs import graph_config, graph_context, graph_input
 from greenroom_workers.io_thread import IoThread
 from greenroom_workers.outcomes import describe_cancel, describe_error, outcome_of
 from greenroom_workers.publisher import RunEvents
+from greenroom_workers.run_threads import GraphStuck, RunThreads, break_into
 
 log = get_logger(__name__)
 
@@ -66,13 +68,22 @@ class ActiveRun:
 
     claim: Claim
     loop: asyncio.AbstractEventLoop
+    leased_at: float
+    """When the lease was last asked for: it ends no earlier than its length after that."""
     events: RunEvents = field(init=False)
     started: float = field(default_factory=time.monotonic)
     stop: Stop | None = None
     action: CancelAction | None = None
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     """Set, on the run's loop, once there is a reason to stop."""
+    stopped_at: float | None = None
+    """When it was first asked to stop."""
+    thread_ident: int = field(default_factory=threading.get_ident)
+    is_abandoned: bool = False
+    """It was ended from outside, because its code never gave its thread back."""
     _task: asyncio.Task[Any] | None = None
+    _is_performing: bool = False
+    _gate: threading.Lock = field(default_factory=threading.Lock)
 
     def begin(self, task: asyncio.Task[Any]) -> None:
         """Say which task to cancel; a stop that came before takes effect at once."""
@@ -86,14 +97,46 @@ class ActiveRun:
             self.action = action
         if self.stop is None or stop is Stop.LOST:
             self.stop = stop
-            # The loop may be gone: then the run is over.
-            with contextlib.suppress(RuntimeError):
-                self.loop.call_soon_threadsafe(self._cancel)
+            self.stopped_at = self.stopped_at or time.monotonic()
+            self.call_soon(self._cancel)
+
+    def call_soon(self, call: Callable[[], None]) -> None:
+        """Have the run's loop call something, if there is still a loop."""
+        with contextlib.suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(call)
+
+    def enter(self) -> None:
+        """From here on the user's code has the thread, and may be broken into."""
+        with self._gate:
+            self._is_performing = True
+
+    def leave(self) -> None:
+        """The thread is ours again."""
+        with self._gate:
+            self._is_performing = False
+
+    def break_in(self) -> bool:
+        """Raise GraphStuck in the user's code, from another thread; False when it is not there."""
+        with self._gate:
+            if self._is_performing:
+                break_into(self.thread_ident)
+            return self._is_performing
 
     def _cancel(self) -> None:
         self.stopping.set()
         if self._task is not None:
             self._task.cancel()
+
+
+@dataclass(eq=False)
+class Stray:
+    """What a run left at work when it ended: tasks that refuse to end, or threads of sync nodes."""
+
+    active: ActiveRun
+    loop: asyncio.AbstractEventLoop
+    nodes: RunThreads
+    since: float = field(default_factory=time.monotonic)
+    was_broken_into: bool = False
 
 
 class Executor:
@@ -119,26 +162,40 @@ class Executor:
         self.wake_deliveries = wake_deliveries
         self.active: dict[UUID, ActiveRun] = {}
         self.is_stopping = False
-        self.last_claim = time.monotonic()
+        self.strays: list[Stray] = []
+        """What ended runs have left at work."""
+        self.on_return: Callable[[], None] = lambda: None
+        """Called in the thread of an abandoned run when its code lets go after all."""
         self._threads = threading.local()
 
-    def drain(self) -> None:
+    def drain(self, *, is_suspect: bool = False) -> None:
         """Execute due runs, one after another, until none is left or the process stops.
 
+        Args:
+            is_suspect: take the runs that must be alone in their process.
         Raises:
             DatabaseUnavailable: while claiming.
         """
         while not self.is_stopping:
+            asked_at = time.monotonic()
             with self.database.direct() as connection:
-                claim = life.claim_run(connection, self.worker_id, self.config.lease_seconds)
+                claim = life.claim_run(
+                    connection, self.worker_id, self.config.lease_seconds, is_suspect=is_suspect
+                )
             if claim is None:
                 return
-            self.execute(claim)
+            if self.execute(claim, asked_at).is_abandoned:
+                self.on_return()
+                return
 
-    def execute(self, claim: Claim) -> None:
-        """Execute a claimed run and make its end known; a fault of ours goes to the log alone."""
+    def execute(self, claim: Claim, asked_at: float) -> ActiveRun:
+        """Execute a claimed run and make its end known; a fault of ours goes to the log alone.
+
+        Args:
+            asked_at: when the claim began, by the monotonic clock.
+        """
         loop = self._own_loop()
-        active = ActiveRun(claim, loop)
+        active = ActiveRun(claim, loop, asked_at)
         active.events = self._events(active)
         self.active[claim.lease.run_id] = active
         if claim.cancel_action is not None:
@@ -153,30 +210,69 @@ class Executor:
             log.warning("run left to its lease", **ids, error=str(error))
         except (SystemExit, KeyboardInterrupt) as error:
             status = self._end_after_exit(active, error)
+        except GraphStuck:
+            outcome = self._classify(active, None, None, None)
+            status = loop.run_until_complete(self._conclude(active, active.events, outcome))
         finally:
-            del self.active[claim.lease.run_id]
-            self._clear(loop)
+            # Lost and claimed again by another of our threads, the id may be another's by now.
+            if self.active.get(claim.lease.run_id) is active:
+                del self.active[claim.lease.run_id]
+            self._clear(active)
         seconds = round(time.monotonic() - active.started, 4)
         log.info("run ended", **ids, status=status, attempt=claim.attempt, seconds=seconds)
+        return active
+
+    def abandon(self, active: ActiveRun) -> None:
+        """End a run whose code never gives its thread back, from another thread.
+
+        Should the code let go one day, whatever it writes is refused: the run has ended.
+
+        Raises:
+            DatabaseUnavailable: nothing has changed.
+        """
+        ids = {
+            "run_id": str(active.claim.lease.run_id),
+            "thread_id": str(active.claim.lease.thread_id),
+        }
+        log.error(
+            "graph blocks its thread, run ended without it",
+            **ids,
+            graph_id=active.claim.graph_id,
+            reason=active.stop.name if active.stop else None,
+        )
+        if active.stop is not Stop.LOST:
+            outcome = self._classify(active, None, None, None)
+            status = asyncio.run(self._conclude(active, active.events, outcome))
+            seconds = round(time.monotonic() - active.started, 4)
+            log.info(
+                "run ended", **ids, status=status, attempt=active.claim.attempt, seconds=seconds
+            )
+        active.is_abandoned = True
+        if self.active.get(active.claim.lease.run_id) is active:
+            del self.active[active.claim.lease.run_id]
 
     def _own_loop(self) -> asyncio.AbstractEventLoop:
         loop: asyncio.AbstractEventLoop | None = getattr(self._threads, "loop", None)
         if loop is None or loop.is_closed():
             loop = self._threads.loop = uvloop.new_event_loop()
+            self._threads.nodes = RunThreads()
+            loop.set_default_executor(self._threads.nodes)
             asyncio.set_event_loop(loop)
         return loop
 
-    def _clear(self, loop: asyncio.AbstractEventLoop) -> None:
-        """End what the graph left running on the loop: it must not leak into the next run."""
+    def _clear(self, active: ActiveRun) -> None:
+        """End what the graph left running: it must not leak into the next run."""
+        loop, nodes = active.loop, self._threads.nodes
         leftover = asyncio.all_tasks(loop)
         for task in leftover:
             task.cancel()
         if leftover:
             waiting = asyncio.wait(leftover, timeout=LEFTOVER_SECONDS)
-            with contextlib.suppress(SystemExit, KeyboardInterrupt):
+            with contextlib.suppress(SystemExit, KeyboardInterrupt, GraphStuck):
                 loop.run_until_complete(waiting)
-        if any(not task.done() for task in leftover):
-            # Something refuses to end: it may keep this loop, we take another.
+        if nodes.busy or any(not task.done() for task in leftover):
+            # Something is still at work: it may keep this loop, we take another.
+            self.strays.append(Stray(active, loop, nodes))
             self._threads.loop = None
 
     def _end_after_exit(self, active: ActiveRun, error: BaseException) -> str:
@@ -232,8 +328,7 @@ class Executor:
         )
         stopping.cancel()
         if active.stop is None and not task.done():
-            active.stop = Stop.TIMEOUT
-            task.cancel()
+            active.request_stop(Stop.TIMEOUT)
         for _ in range(STOP_REQUESTS):
             await asyncio.wait({task}, timeout=STOP_GRACE_SECONDS)
             if task.done():
@@ -263,7 +358,7 @@ class Executor:
         await asyncio.sleep(FLAG_DELAY_SECONDS)
         try:
             wish = await asyncio.wrap_future(self.io.submit(ask()))
-        except OSError as error:
+        except (redis.RedisError, OSError) as error:
             log.debug("cancel flag not read", run_id=str(lease.run_id), error=repr(error))
             return
         if wish is not None:
@@ -324,19 +419,23 @@ class Executor:
         graph: Pregel[Any, Any, Any, Any] | None = None
         snapshot: StateSnapshot | None = None
         failure: BaseException | None = None
+        active.enter()
         try:
             async with opened as graph:
                 failure = await self._stream(active, graph, events)
                 if active.stop not in {Stop.LOST, Stop.SHUTDOWN}:
                     snapshot = await self._read_state(claim, graph)
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GraphStuck):
             if active.stop is None:
                 raise
         except (DatabaseUnavailable, LeaseLost):
             raise
         except Exception as error:  # noqa: BLE001 (the border to users' factories)
             failure = error
-        await events.flushed()
+        finally:
+            active.leave()
+        if active.stop is not Stop.LOST:
+            await events.flushed()
         return self._classify(active, graph, snapshot, failure)
 
     def _saver(self, claim: Claim) -> BaseCheckpointSaver[Any]:
@@ -358,7 +457,7 @@ class Executor:
                     encoder.part(namespace, mode, data)
                     if events.is_full:
                         await events.flushed()
-        except asyncio.CancelledError:
+        except (asyncio.CancelledError, GraphStuck):
             if active.stop is None:
                 raise
             task = asyncio.current_task()

@@ -1,13 +1,14 @@
 """The worker process: opens everything, works until it is told to stop, hands back what is left."""
 
+import dataclasses
+import faulthandler
 import os
 import signal
-import socket
 import sys
 import threading
 import time
 from types import FrameType
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import dramatiq
 from dramatiq.errors import DramatiqError
@@ -16,7 +17,7 @@ from greenroom import wire
 from greenroom.config import Config, export_project_environment, load_config
 from greenroom.database.deployment import find_deployment
 from greenroom.database.engine import Database
-from greenroom.errors import AppError, ConfigError
+from greenroom.errors import AppError, ConfigError, DatabaseUnavailable
 from greenroom.graphs.registry import load_registry
 from greenroom.logs import configure_logs, get_logger
 from greenroom.queue import life
@@ -29,12 +30,21 @@ from greenroom_workers.broker import LOOK_SECONDS, make_broker
 from greenroom_workers.deliveries import Deliveries
 from greenroom_workers.execution import Executor, Stop
 from greenroom_workers.heartbeat import Heartbeat
+from greenroom_workers.identity import make_worker_id
 from greenroom_workers.io_thread import IoThread
+from greenroom_workers.isolation import Isolation
+from greenroom_workers.stuck import StuckRuns
 from greenroom_workers.upkeep import Upkeep
 
 log = get_logger(__name__)
 
+APART = "--apart"
+"""The argument that makes a process for suspects (isolation.py)."""
 POLL_SECONDS = 0.05
+PULSE_SECONDS = 1.0
+FROZEN_SECONDS = 30.0
+"""A process whose main thread did not get to run for so long is held by C code of a node: nothing
+inside can help it. It ends with a traceback of every thread, and its leases return its runs."""
 SWITCH_SECONDS = 0.0005
 """How long a busy graph may keep the interpreter from threads that send events and renew leases.
 
@@ -46,6 +56,8 @@ HAND_BACK_SECONDS = 5.0
 
 def main() -> None:
     """Run a worker until SIGTERM or SIGINT; a second SIGINT ends it at once.
+
+    With `--apart`: execute the suspects that wait, then end.
 
     Exits with EX_CONFIG when the settings are wrong: no restart can mend those.
     """
@@ -64,12 +76,17 @@ def main() -> None:
         config = load_config()
         configure_logs(config.log_level, as_json=config.log_json)
         export_project_environment(config.project)
-        worker = WorkerProcess(config)
+        kind = ApartProcess if APART in sys.argv[1:] else WorkerProcess
+        worker = kind(config)
     except ConfigError as error:
         sys.stderr.write(f"greenroom: {error}\n")
         sys.exit(os.EX_CONFIG)
     worker.start()
-    stopping.wait()
+    while not stopping.wait(PULSE_SECONDS) and not worker.is_done:
+        # Its thread is the C library's own: it works while nobody can have the interpreter.
+        faulthandler.dump_traceback_later(FROZEN_SECONDS, exit=True)
+        worker.look_after()
+    faulthandler.cancel_dump_traceback_later()
     worker.stop()
 
 
@@ -78,14 +95,18 @@ class WorkerProcess:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.worker_id = f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}"
+        self.worker_id = make_worker_id()
         self.database = Database(
             config,
             pool_size=min(config.slots, config.database_pool_size) + 1,
             application_name="greenroom worker",
         )
         self.heartbeat_database = Database(
-            config, pool_size=1, application_name="greenroom heartbeat"
+            config,
+            pool_size=1,
+            application_name="greenroom heartbeat",
+            # A beat that hangs must leave time for another within the lease.
+            statement_seconds=max(1.0, config.renew_seconds),
         )
         self.upkeep_database = Database(config, pool_size=1, application_name="greenroom upkeep")
         keys = Keys(config.redis_key_prefix, find_deployment(self.database))
@@ -106,9 +127,14 @@ class WorkerProcess:
             self.deliveries.wake,
         )
         self.heartbeat = Heartbeat(config, self.heartbeat_database, self.executor)
-        self.upkeep = Upkeep(config, self.upkeep_database, self.executor, self.signals)
+        self.isolation = Isolation()
+        self.upkeep = Upkeep(
+            config, self.upkeep_database, self.executor, self.signals, self.isolation.want
+        )
+        self.stuck = StuckRuns(self.executor, self._replace_slot)
+        self.executor.on_return = self._retire_slot
         # A blocking look must end before its socket gives up.
-        waiting = connect(config.redis_uri, socket_timeout=LOOK_SECONDS + 5)
+        waiting = connect(config.redis_uri, socket_timeout=LOOK_SECONDS + 2)
         self.broker = make_broker(waiting, keys.bell, config.max_attempts)
         declare_actors(self.broker, self.executor)
         self.worker = dramatiq.Worker(self.broker, worker_threads=config.slots, worker_timeout=1000)
@@ -117,9 +143,9 @@ class WorkerProcess:
         """Begin to work."""
         self.io.start()
         self.io.listen(self.executor.keys.control, self._hear)
-        self.worker.start()
+        self._start_claiming()
         self.heartbeat.start()
-        self.upkeep.start()
+        self.stuck.start()
         self.deliveries.start()
         log.info(
             "worker ready",
@@ -127,6 +153,32 @@ class WorkerProcess:
             slots=self.config.slots,
             graphs=len(self.config.project.graphs),
         )
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing is left to do, and nothing ever will be."""
+        return False
+
+    def look_after(self) -> None:
+        """Called from the main thread, every second."""
+        if self.isolation.look_after():
+            self.upkeep.hurry()
+
+    def _start_claiming(self) -> None:
+        self.worker.start()
+        self.upkeep.start()
+
+    def _replace_slot(self) -> None:
+        """One of the threads is lost to a node that never returns."""
+        self.worker._add_worker()  # noqa: SLF001 (pinned, like the rest of broker.py)
+
+    def _retire_slot(self) -> None:
+        """It did return: end it, it has been replaced."""
+        current = threading.current_thread()
+        for thread in list(self.worker.workers):
+            if thread is current:
+                thread.running = False
+                self.worker.workers.remove(thread)
 
     def stop(self) -> None:
         """Claim no more, let runs finish for a while, hand the rest back (nobody is charged)."""
@@ -138,14 +190,13 @@ class WorkerProcess:
             run.request_stop(Stop.SHUTDOWN)
         self._wait_until_idle(time.monotonic() + HAND_BACK_SECONDS)
         self._hand_back_stuck()
-        self.upkeep.stop()
+        self.isolation.stop(HAND_BACK_SECONDS)
+        self.stuck.stop()
+        self._stop_upkeep()
         self.deliveries.stop()
         self.heartbeat.stop()
         self._sign_off()
-        try:
-            self.worker.stop(timeout=2000)
-        except (DramatiqError, OSError) as error:
-            log.warning("bell not closed", error=repr(error))
+        self._stop_claiming()
         self.database.close()
         self.upkeep_database.close()
         self.delivery_database.close()
@@ -153,6 +204,15 @@ class WorkerProcess:
         log.info("worker stopped")
         # Threads of user code that never end must not keep the process.
         os._exit(0)
+
+    def _stop_upkeep(self) -> None:
+        self.upkeep.stop()
+
+    def _stop_claiming(self) -> None:
+        try:
+            self.worker.stop(timeout=2000)
+        except (DramatiqError, OSError) as error:
+            log.warning("bell not closed", error=repr(error))
 
     def _sign_off(self) -> None:
         try:
@@ -183,6 +243,41 @@ class WorkerProcess:
         """A message of the control channel: run ids and what shall become of them."""
         for run_id, wish in wire.loads(message).items():
             self.executor.stop_run(UUID(run_id), wish)
+
+
+class ApartProcess(WorkerProcess):
+    """Executes suspects, one at a time, until none waits. Hears no bell and sweeps nothing."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(dataclasses.replace(config, slots=1))
+        self._thread = threading.Thread(target=self._execute, name="suspects", daemon=True)
+
+    @property
+    def is_done(self) -> bool:
+        """No suspect waits any more, or the one at hand will never end."""
+        return not self._thread.is_alive() or not self._is_needed
+
+    def look_after(self) -> None:
+        """Nobody else is started from here."""
+
+    def _start_claiming(self) -> None:
+        self._is_needed = True
+        self._thread.start()
+
+    def _stop_claiming(self) -> None:
+        pass
+
+    def _stop_upkeep(self) -> None:
+        pass
+
+    def _replace_slot(self) -> None:
+        self._is_needed = False
+
+    def _execute(self) -> None:
+        try:
+            self.executor.drain(is_suspect=True)
+        except DatabaseUnavailable as error:
+            log.warning("suspects left to others", error=repr(error))
 
 
 if __name__ == "__main__":

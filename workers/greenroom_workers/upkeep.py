@@ -19,6 +19,7 @@ from greenroom.store.sweep import StoreSweep
 from greenroom.streaming.frames import Batch, Kind, pack
 from greenroom.threads.expiry import ThreadSweep
 from greenroom_workers.execution import Executor
+from greenroom_workers.identity import is_dead
 
 log = get_logger(__name__)
 
@@ -32,29 +33,43 @@ class Upkeep:
     """Looks after the queue as a whole; any number of workers may do so at once."""
 
     def __init__(
-        self, config: Config, database: Database, executor: Executor, signals: Signals
+        self,
+        config: Config,
+        database: Database,
+        executor: Executor,
+        signals: Signals,
+        tell_suspects: Callable[[int], None],
     ) -> None:
         self.config = config
         self.database = database
         self.executor = executor
         self.signals = signals
+        self.tell_suspects = tell_suspects
+        """Hears how many runs wait for a process of their own."""
         self.store_sweep = StoreSweep(config.project)
         self.thread_sweep = ThreadSweep(config.project)
-        self._stopped = threading.Event()
+        self._is_stopping = False
+        self._wakeup = threading.Event()
         self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
 
     def start(self) -> None:
         """Begin; the first sweep comes at once, for what a crash left behind."""
         self._thread.start()
 
+    def hurry(self) -> None:
+        """Begin the next round now."""
+        self._wakeup.set()
+
     def stop(self) -> None:
         """End after the current round."""
-        self._stopped.set()
+        self._is_stopping = True
+        self._wakeup.set()
         self._thread.join(timeout=5)
 
     def _run(self) -> None:
-        while not self._stopped.is_set():
+        while not self._is_stopping:
             began = time.monotonic()
+            self._wakeup.clear()
             steps: dict[str, Callable[[], float | None]] = {
                 "queue": self._sweep_queue,
                 "crons": self._fire_crons,
@@ -62,7 +77,8 @@ class Upkeep:
             }
             waits = [self._guarded(name, step) for name, step in steps.items()]
             soonest = min(filter(None, [*waits, self.config.sweep_seconds]))
-            self._stopped.wait(max(SHORTEST_PAUSE_SECONDS, began + soonest - time.monotonic()))
+            if not self._is_stopping:
+                self._wakeup.wait(max(SHORTEST_PAUSE_SECONDS, began + soonest - time.monotonic()))
 
     def _guarded(self, what: str, work: Callable[[], float | None]) -> float | None:
         try:
@@ -74,23 +90,29 @@ class Upkeep:
     def _sweep_queue(self) -> float | None:
         """Repair what crashes left; the seconds until the next scheduled run, None without any."""
         with self.database.statement() as connection:
+            dead = [holder for holder in life.find_holders(connection) if is_dead(holder)]
+            if dead:
+                life.expire_leases(connection, dead)
             requeued = life.requeue_expired(connection, self.config.max_attempts)
             exhausted = life.find_exhausted(connection, self.config.max_attempts)
             life.settle_due_runs(connection)
-            due, next_due_seconds = life.find_work(connection, self.config.slots)
-        for run_id, thread_id, attempts in requeued:
+            work = life.find_work(connection, self.config.slots)
+        for run in requeued:
             log.warning(
                 "lease expired, run requeued",
-                run_id=str(run_id),
-                thread_id=str(thread_id),
-                attempt=attempts,
+                run_id=str(run.run_id),
+                thread_id=str(run.thread_id),
+                losses=run.losses,
+                is_suspect=run.is_suspect,
             )
-        for lease, attempts in exhausted:
-            self._fail(lease, attempts)
+        for lease, losses in exhausted:
+            self._fail(lease, losses)
+        self.tell_suspects(work.suspects)
         free = self.config.slots - len(self.executor.active)
-        if due and free > 0:
-            self._wake(min(due, free))
-        return None if next_due_seconds is None else max(next_due_seconds, SHORTEST_PAUSE_SECONDS)
+        if work.due and free > 0:
+            self._wake(min(work.due, free))
+        next_due = work.next_due_seconds
+        return None if next_due is None else max(next_due, SHORTEST_PAUSE_SECONDS)
 
     def _sweep_leftovers(self) -> None:
         """Delete what has had its time: results, events, store items, threads."""
@@ -107,11 +129,11 @@ class Upkeep:
             return HELD_CRON_SECONDS
         return None if due_seconds is None else max(due_seconds, SHORTEST_PAUSE_SECONDS)
 
-    def _fail(self, lease: Lease, attempts: int) -> None:
+    def _fail(self, lease: Lease, losses: int) -> None:
         """End a run that took its worker with it every time."""
         error = {
             "error": EXHAUSTED,
-            "message": f"the worker was lost during each of {attempts} attempts",
+            "message": f"the worker was lost during each of {losses} attempts",
         }
         with self.database.transaction() as connection:
             has_failed = life.fail_exhausted_run(connection, lease, error)
@@ -122,7 +144,7 @@ class Upkeep:
             "run given up",
             run_id=str(lease.run_id),
             thread_id=str(lease.thread_id),
-            attempts=attempts,
+            attempts=losses,
         )
         end = Batch(Kind.END, lease.run_id, lease.token, 0, 0, 0, b"")
         self.signals.publish(lease.thread_id, pack(end))

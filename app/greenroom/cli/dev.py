@@ -11,10 +11,11 @@ from pathlib import Path
 
 import click
 
-from greenroom.cli.environment import PYTHON, child_environment, config_option
+from greenroom.cli.environment import child_environment, config_option
 from greenroom.cli.services import check_port, check_services
 from greenroom.cli.supervisor import Command, Supervisor
 from greenroom.cli.web import KILL_AFTER_SECONDS, graphs_command, graphs_socket, gunicorn_command
+from greenroom.cli.worker import ARGV as WORKER
 from greenroom.cli.worker import KILL_MARGIN_SECONDS
 from greenroom.config import DATABASE_NAMES, REDIS_NAMES, Config, load_config
 from greenroom.errors import ConfigError
@@ -112,7 +113,7 @@ def start_engines(config: Config, missing: set[str], data_dir: Path, stack: Exit
 
 def supervise(config: Config, environment: dict[str, str], *, reload: bool) -> int:
     """Run the three processes until a signal. Returns the exit code."""
-    worker = Command("worker", [*PYTHON, "greenroom.cli.main", "worker"], environment)
+    worker = Command("worker", WORKER, environment)
     commands = [graphs_command(environment), gunicorn_command(environment), worker]
     worker_grace_seconds = config.shutdown_grace_seconds + KILL_MARGIN_SECONDS
     supervisor = Supervisor(commands, max(worker_grace_seconds, KILL_AFTER_SECONDS))

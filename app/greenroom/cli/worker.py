@@ -1,6 +1,5 @@
-"""`greenroom worker`: becomes one worker process, or supervises several."""
+"""`greenroom worker`: supervises one or more worker processes."""
 
-import os
 import sys
 from pathlib import Path
 
@@ -28,14 +27,14 @@ KILL_MARGIN_SECONDS = 10
     help="Worker processes; each executes N_JOBS_PER_WORKER runs at once.",
 )
 def command(config_file: Path | None, processes: int) -> None:
-    """Execute runs."""
+    """Execute runs.
+
+    A worker that a graph takes down is started again; SIGTERM lets runs end, or hands them back.
+    """
     config = load_config(config_file)
     configure_logs(config.log_level, as_json=config.log_json)
     check_services(config)
     environment = child_environment(config_file)
-    if processes == 1:
-        # In our place: a platform's signals reach the worker itself, and a death signal stays set.
-        os.execve(sys.executable, ARGV, environment)  # noqa: S606
     commands = [
         Command(f"worker-{number}", ARGV, environment) for number in range(1, processes + 1)
     ]

@@ -136,6 +136,10 @@ run = Table(
     Column("attempt", Integer, nullable=False, server_default="0"),
     # The fence: grows with every claim and never goes back.
     Column("lease_token", BigInteger, nullable=False, server_default="0"),
+    # Losses beside other runs, which are not charged as attempts; then suspects are run apart.
+    Column("losses", SmallInteger, nullable=False, server_default="0"),
+    Column("had_company", Boolean, nullable=False, server_default=text("false")),
+    Column("is_suspect", Boolean, nullable=False, server_default=text("false")),
     Column("worker_id", Text),
     Column("lease_expires_at", INSTANT),
     # The wish to stop: interrupt, rollback or delete; None when nobody asked.

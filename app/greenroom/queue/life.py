@@ -22,6 +22,8 @@ RESULT_SECONDS = 120
 """How long the output of a stateless run waits for the request that wanted it."""
 SWEEP_LIMIT = 500
 """Rows that one sweep changes at most, so that none holds its locks for long."""
+TOLERATED_LOSSES = 2
+"""So often may a run be lost beside others; from then on it is executed apart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,21 +74,47 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Requeued:
+    """A run whose worker was lost, back in the queue."""
+
+    run_id: UUID
+    thread_id: UUID
+    losses: int
+    """Workers that it has been lost with."""
+    is_suspect: bool
+    """It waits for a process of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What waits to be claimed, counted up to a limit."""
+
+    due: int
+    suspects: int
+    next_due_seconds: float | None
+    """Until the next scheduled run; None without any."""
+
+
+@dataclass(frozen=True, slots=True)
 class Finished:
     """The run ended. `has_next`: another run of its thread became ready."""
 
     has_next: bool
 
 
-def claim_run(connection: Statements, worker_id: str, lease_seconds: float) -> Claim | None:
+def claim_run(
+    connection: Statements, worker_id: str, lease_seconds: float, *, is_suspect: bool = False
+) -> Claim | None:
     """Lease the first due run, by priority and time; None when nothing is due.
 
     Args:
         worker_id: stable for the life of one process.
         lease_seconds: from now, by Postgres's clock.
+        is_suspect: claim from the runs that are to be executed apart.
     """
     row = connection.execute(
-        STATEMENTS["claim_run"], {"worker_id": worker_id, "lease_seconds": lease_seconds}
+        STATEMENTS["claim_suspect" if is_suspect else "claim_run"],
+        {"worker_id": worker_id, "lease_seconds": lease_seconds},
     ).one_or_none()
     if row is None:
         return None
@@ -209,20 +237,36 @@ def release_run(
     return row is not None
 
 
-def requeue_expired(connection: Connection, max_attempts: int) -> list[tuple[UUID, UUID, int]]:
-    """Return the runs of dead workers to the queue: (run id, thread id, attempts so far)."""
+def expire_leases(connection: Connection, worker_ids: Sequence[str]) -> int:
+    """End the leases of workers that are known to be dead; counts them. The sweep does the rest."""
+    parameters = {"worker_ids": list(worker_ids)}
+    return len(connection.execute(STATEMENTS["expire_leases"], parameters).all())
+
+
+def find_holders(connection: Connection) -> list[str]:
+    """Every worker that holds a lease, dead or alive."""
+    return list(connection.execute(STATEMENTS["find_holders"]).scalars())
+
+
+def requeue_expired(connection: Connection, max_attempts: int) -> list[Requeued]:
+    """Return the runs of dead workers to the queue."""
     rows = connection.execute(
-        STATEMENTS["requeue_expired"], {"max_attempts": max_attempts, "limit": SWEEP_LIMIT}
+        STATEMENTS["requeue_expired"],
+        {
+            "max_attempts": max_attempts,
+            "tolerated_losses": TOLERATED_LOSSES,
+            "limit": SWEEP_LIMIT,
+        },
     )
-    return [(row.run_id, row.thread_id, row.attempt) for row in rows]
+    return [Requeued(row.run_id, row.thread_id, row.losses, row.is_suspect) for row in rows]
 
 
 def find_exhausted(connection: Connection, max_attempts: int) -> list[tuple[Lease, int]]:
-    """Find the runs whose last attempt died with its worker: (lease, attempts)."""
+    """Find the runs whose last attempt died with its worker: (lease, workers lost)."""
     rows = connection.execute(
         STATEMENTS["find_exhausted"], {"max_attempts": max_attempts, "limit": SWEEP_LIMIT}
     )
-    return [(Lease(row.run_id, row.thread_id, row.lease_token), row.attempt) for row in rows]
+    return [(Lease(row.run_id, row.thread_id, row.lease_token), row.losses) for row in rows]
 
 
 def fail_exhausted_run(connection: Connection, lease: Lease, error: dict[str, str]) -> bool:
@@ -279,11 +323,11 @@ def settle_due_runs(connection: Connection) -> int:
     return states.count("ready")
 
 
-def find_work(connection: Connection, limit: int) -> tuple[int, float | None]:
-    """Count due runs, up to `limit`, and tell in how many seconds the next scheduled one is due."""
+def find_work(connection: Connection, limit: int) -> Work:
+    """Count due runs and suspects, each up to `limit`."""
     row = connection.execute(STATEMENTS["find_work"], {"limit": limit}).one()
     next_due = row.next_due_seconds
-    return row.due, None if next_due is None else float(next_due)
+    return Work(row.due, row.suspects, None if next_due is None else float(next_due))
 
 
 def beat(connection: Connection, worker_id: str, slots: int) -> None:

@@ -50,8 +50,21 @@ UPDATE run SET status = 'running', queue_state = NULL, attempt = attempt + 1,
        lease_expires_at = now() + make_interval(secs => :lease_seconds),
        started_at = coalesce(started_at, now()), updated_at = now()
  WHERE run_id = (SELECT run_id FROM run
-                  WHERE queue_state = 'ready' AND due_at <= now()
+                  WHERE queue_state = 'ready' AND due_at <= now() AND NOT is_suspect
                   ORDER BY priority, due_at
+                    FOR UPDATE SKIP LOCKED LIMIT 1)
+RETURNING run_id, thread_id, assistant_id, graph_id, metadata, kwargs, attempt, lease_token,
+          cancel_action, started_at, created_at, webhook;
+
+-- name: claim_suspect
+-- As claim_run, for a process that executes nothing else.
+UPDATE run SET status = 'running', queue_state = NULL, attempt = attempt + 1,
+       lease_token = lease_token + 1, worker_id = :worker_id,
+       lease_expires_at = now() + make_interval(secs => :lease_seconds),
+       started_at = coalesce(started_at, now()), updated_at = now()
+ WHERE run_id = (SELECT run_id FROM run
+                  WHERE queue_state = 'ready' AND due_at <= now() AND is_suspect
+                  ORDER BY due_at
                     FOR UPDATE SKIP LOCKED LIMIT 1)
 RETURNING run_id, thread_id, assistant_id, graph_id, metadata, kwargs, attempt, lease_token,
           cancel_action, started_at, created_at, webhook;
@@ -127,8 +140,8 @@ RETURNING run_id;
 -- Hand a run back unfinished, at the head of its thread's queue. `refund` is 1 when nobody is to
 -- blame, so that no attempt is charged.
 UPDATE run SET status = 'pending', queue_state = 'ready', worker_id = NULL,
-       lease_expires_at = NULL, attempt = attempt - :refund, updated_at = now(),
-       due_at = now() + make_interval(secs => :delay_seconds)
+       lease_expires_at = NULL, attempt = attempt - :refund, had_company = false,
+       updated_at = now(), due_at = now() + make_interval(secs => :delay_seconds)
  WHERE run_id = :run_id AND lease_token = :lease_token AND status = 'running'
 RETURNING run_id;
 
@@ -137,26 +150,53 @@ RETURNING run_id;
 SELECT cancel_action FROM run
  WHERE run_id = :run_id AND lease_token = :lease_token AND status = 'running';
 
+-- name: expire_leases
+-- Workers that are known to be dead: nobody renews their leases, so nobody need wait for them.
+UPDATE run SET lease_expires_at = now() - interval '1 millisecond'
+ WHERE status = 'running' AND worker_id = ANY (:worker_ids) AND lease_expires_at >= now()
+RETURNING run_id, thread_id;
+
+-- name: find_holders
+SELECT DISTINCT worker_id FROM run WHERE status = 'running';
+
 -- name: requeue_expired
 -- Give the runs of dead or cut-off workers back to the queue. One that somebody wants to cancel
--- goes back whatever its attempts: the next worker ends it without running it.
+-- goes back whatever its attempts: the next worker ends it without running it. Where a worker had
+-- several runs nobody knows which took it down: their attempts are not charged, but those that this
+-- befalls too often are executed apart from then on, where the guilty one is alone.
 WITH expired AS (
-    SELECT run_id FROM run
+    SELECT run_id, worker_id, cancel_action IS NULL AND (had_company OR EXISTS (
+               SELECT FROM run AS other WHERE other.status = 'running'
+                  AND other.worker_id = run.worker_id AND other.run_id <> run.run_id)) AS in_company
+      FROM run
      WHERE status = 'running' AND lease_expires_at < now()
-       AND (attempt < :max_attempts OR cancel_action IS NOT NULL)
      ORDER BY lease_expires_at LIMIT :limit
        FOR UPDATE SKIP LOCKED
+), witnesses AS (
+    -- Those of the same worker whose leases end a little later were in company all the same.
+    UPDATE run SET had_company = true
+      FROM (SELECT DISTINCT worker_id FROM expired) AS dead
+     WHERE run.worker_id = dead.worker_id AND run.status = 'running' AND NOT run.had_company
+       AND run.lease_expires_at >= now()
 )
 UPDATE run SET status = 'pending', queue_state = 'ready', due_at = now(), worker_id = NULL,
-       lease_expires_at = NULL, updated_at = now()
-  FROM expired WHERE run.run_id = expired.run_id
-RETURNING run.run_id, run.thread_id, run.attempt;
+       lease_expires_at = NULL, had_company = false, updated_at = now(),
+       attempt = attempt - CASE WHEN in_company THEN 1 ELSE 0 END,
+       losses = losses + CASE WHEN in_company THEN 1 ELSE 0 END,
+       is_suspect = cancel_action IS NULL
+                    AND (is_suspect OR (in_company AND losses + 1 >= :tolerated_losses))
+  FROM expired
+ WHERE run.run_id = expired.run_id
+   AND (in_company OR attempt + losses < :max_attempts OR cancel_action IS NOT NULL)
+RETURNING run.run_id, run.thread_id, run.attempt + run.losses AS losses, run.is_suspect;
 
 -- name: find_exhausted
--- Runs whose last allowed attempt was lost with its worker.
-SELECT run_id, thread_id, attempt, lease_token FROM run
+-- Runs that took their worker with them once too often, the last time alone.
+SELECT run_id, thread_id, attempt + losses AS losses, lease_token FROM run
  WHERE status = 'running' AND lease_expires_at < now()
-   AND attempt >= :max_attempts AND cancel_action IS NULL
+   AND attempt + losses >= :max_attempts AND cancel_action IS NULL AND NOT had_company
+   AND NOT EXISTS (SELECT FROM run AS other WHERE other.status = 'running'
+                      AND other.worker_id = run.worker_id AND other.run_id <> run.run_id)
  ORDER BY lease_expires_at LIMIT :limit;
 
 -- name: fail_exhausted_run
@@ -194,9 +234,11 @@ UPDATE run SET due_at = now(), queue_state = CASE WHEN EXISTS (
 RETURNING queue_state;
 
 -- name: find_work
--- Whether a run is due now, and in how many seconds the next scheduled one is (NULL: none).
+-- Whether runs are due now, and in how many seconds the next scheduled one is (NULL: none).
 SELECT (SELECT count(*) FROM (SELECT FROM run WHERE queue_state = 'ready' AND due_at <= now()
-                               LIMIT :limit) AS due) AS due,
+                                 AND NOT is_suspect LIMIT :limit) AS due) AS due,
+       (SELECT count(*) FROM (SELECT FROM run WHERE queue_state = 'ready' AND due_at <= now()
+                                 AND is_suspect LIMIT :limit) AS due) AS suspects,
        (SELECT extract(epoch FROM min(due_at) - now()) FROM run
          WHERE queue_state = 'scheduled') AS next_due_seconds;
 
