@@ -25,6 +25,9 @@ from greenroom.threads.views import threads
 from greenroom.webhooks.settings import read_settings
 from greenroom.webhooks.views import webhooks
 
+MISSED_HEARTBEATS = 6
+"""A client that takes nothing for so many is given up."""
+
 
 def create_app(config: Config | None = None) -> Flask:
     """Build the application of one web process, after its fork.
@@ -64,10 +67,10 @@ def build_services(config: Config) -> Services:
         graphs=GraphsClient(config.graphs_socket),
         signals=Signals(client, keys),
         relay=Relay(
-            # The relay's one connection waits for messages: it has no time-out of its own.
-            connect(config.redis_uri, socket_timeout=None),
+            connect(config.redis_uri),
             keys,
             database,
             watchdog_seconds=config.watchdog_seconds,
+            patience_seconds=config.heartbeat_seconds * MISSED_HEARTBEATS,
         ),
     )

@@ -86,6 +86,8 @@ class Config:
     resumable_ttl_seconds: float = 120.0
     database_pool_size: int = 10
     """Connections to Postgres that one process may hold, in each of its pools."""
+    database_timeout_seconds: float = 30.0
+    """How long one statement may take, and Postgres stay silent."""
     webhook_secret: str = field(default="", repr=False)
     """Signs what is sent to webhooks; empty: they are not signed."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -145,6 +147,9 @@ def load_config(
         ),
         database_pool_size=read.integer(
             "LANGGRAPH_POSTGRES_POOL_MAX_SIZE", Config.database_pool_size, 1
+        ),
+        database_timeout_seconds=read.number(
+            "GREENROOM_DATABASE_TIMEOUT_SECONDS", Config.database_timeout_seconds, 1
         ),
         webhook_secret=read.text("GREENROOM_WEBHOOK_SECRET", ""),
         environment=values,

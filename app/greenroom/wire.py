@@ -50,12 +50,9 @@ def loads(body: bytes | str) -> Any:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
         # orjson refuses escaped lone surrogates; the standard decoder lets them through to `clean`.
-        try:
-            return clean(json.loads(body, parse_constant=_refuse_constant))
-        except RecursionError as error:
-            raise ValueError("nested too deeply") from error
+        return _cleaned(lambda: json.loads(body, parse_constant=_refuse_constant))
     marker = b"\\u0000" if isinstance(body, bytes) else "\\u0000"
-    return clean(value) if marker in body else value  # type: ignore[operator]
+    return _cleaned(lambda: value) if marker in body else value  # type: ignore[operator]
 
 
 def is_too_deep(value: Any, body: bytes) -> bool:
@@ -93,6 +90,14 @@ def clean(value: Any) -> Any:
             return None
         case _:
             return value
+
+
+def _cleaned(read: Callable[[], Any]) -> Any:
+    """Clean what `read` gives. Both go down level by level, and depth is the sender's choice."""
+    try:
+        return clean(read())
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
 
 
 def _refuse_constant(name: str) -> Never:

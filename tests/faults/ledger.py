@@ -117,8 +117,9 @@ class Ledger:
     def doubled(self) -> list[str]:
         """Runs whose effects show twice: in their thread's trail or in a client's stream."""
         twice = [reading.run_id for reading in self.readings if reading.repeats]
+        statuses = self._statuses()
         for run_id, steps in self.steps.items():
-            if self.runs[run_id] and self._statuses()[run_id] == "success":
+            if self.runs[run_id] and statuses[run_id] == "success":
                 trail = self._trail(self.runs[run_id])
                 if trail != list(range(steps)):
                     twice.append(run_id)

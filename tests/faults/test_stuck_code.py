@@ -205,9 +205,7 @@ def test_code_that_holds_the_interpreter_loses_its_process(
     deployment.start_supervised_worker()
     deployment.start_supervised_worker()
     with deployment.client() as http, one.recovery():
-        run = ledger.accept(
-            start(http, new_thread(http), "hostile_loop", input={"kind": "freeze"})
-        )
+        run = ledger.accept(start(http, new_thread(http), "hostile_loop", input={"kind": "freeze"}))
         until(lambda: get(http, run)["status"] == "error", 300)
         assert_others_go_on(http)
     assert "Timeout (0:00:30)!" in deployment.log.read_text()

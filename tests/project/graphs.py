@@ -44,6 +44,9 @@ async def step(state: State) -> State:
     """Tell the number of the step, then take its time."""
     number = len(state.get("trail", []))
     get_stream_writer()({"step": number, "pid": os.getpid()})
+    if journal := state.get("path"):
+        with Path(journal).open("a") as file:  # noqa: ASYNC230 (one short line)
+            file.write(f"{time.monotonic()} {os.getpid()} {number}\n")
     await asyncio.sleep(state.get("seconds", 0.05))
     return {"trail": [number]}
 
@@ -130,3 +133,38 @@ async def cling(state: State) -> State:
 
 
 clinging = single(cling)
+
+
+class Load(TypedDict, total=False):
+    """How much the graph `heavy` is to make, of what, and the file that it waits for."""
+
+    kind: str
+    size: int
+    count: int
+    path: str
+    made: Any
+
+
+async def weigh(state: Load) -> Load:
+    """Make as much as the input asks for: of state, of events, of messages, of levels."""
+    size, count = state.get("size", 1), state.get("count", 1)
+    while not Path(state.get("path", "/")).exists():
+        await asyncio.sleep(0.01)
+    match state["kind"]:
+        case "events":
+            for number in range(count):
+                get_stream_writer()({"number": number, "blob": "x" * size})
+                await asyncio.sleep(0)
+        case "state":
+            return {"made": "x" * size}
+        case "messages":
+            return {"made": [{"type": "human", "content": f"message {n}"} for n in range(count)]}
+        case "levels":
+            nested: Any = "leaf"
+            for _ in range(count):
+                nested = [nested]
+            return {"made": nested}
+    return {"made": count}
+
+
+heavy = StateGraph(Load).add_node("node", weigh).add_edge(START, "node").compile()

@@ -14,7 +14,8 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from greenroom.database.engine import Database
 from greenroom.errors import LeaseLost
-from greenroom.graphs.checkpointer import CheckpointStore, FencedSaver
+from greenroom.graphs.checkpointer import FencedSaver
+from greenroom.graphs.group_commit import CheckpointStore
 from greenroom.identifiers import new_id
 from greenroom.queue.admission import NewRun, NewThread, admit_run
 from greenroom.queue.life import Lease, claim_run, release_run

@@ -6,6 +6,7 @@ and tests/workers/test_broker.py holds it to its word.
 """
 
 import threading
+from collections.abc import Callable
 
 import redis
 from dramatiq import Message, MessageProxy
@@ -14,6 +15,9 @@ from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import CurrentMessage, Middleware, Retries
 
 from greenroom.errors import DatabaseUnavailable
+from greenroom.logs import get_logger
+
+log = get_logger(__name__)
 
 LOOK_SECONDS = 2.0
 """How long one blocking look lasts: also how late a consumer notices that it must stop."""
@@ -33,12 +37,19 @@ class WaitingConsumer(_RedisConsumer):
 
     def ack(self, message: MessageProxy) -> None:
         """Take a message off for good."""
-        super().ack(message)
-        self.has_room.set()
+        self._take_off(super().ack, message)
 
     def nack(self, message: MessageProxy) -> None:
         """Give a message up."""
-        super().nack(message)
+        self._take_off(super().nack, message)
+
+    def _take_off(self, tell: Callable[[MessageProxy], None], message: MessageProxy) -> None:
+        try:
+            tell(message)
+        except (ConnectionClosed, redis.RedisError) as error:
+            # Dramatiq would keep the thread until Redis is back, and with it a slot. What stays in
+            # Redis is a bell that may ring once more.
+            log.debug("bell not taken off", error=repr(error))
         self.has_room.set()
 
     def __next__(self) -> MessageProxy | None:
@@ -52,9 +63,8 @@ class WaitingConsumer(_RedisConsumer):
                     message = Message.decode(data)
                     self.queued_message_ids.add(message.message_id)
                     return MessageProxy(message)
-        except redis.TimeoutError as error:
-            raise ConnectionClosed(error) from error
-        except redis.ConnectionError as error:
+        except redis.RedisError as error:
+            # Away, silent, or out of memory: Dramatiq waits a little and looks again.
             raise ConnectionClosed(error) from error
         return None
 

@@ -30,6 +30,7 @@ from greenroom.logs import get_logger
 from greenroom.queue import life
 from greenroom.queue.life import Claim, Outcome
 from greenroom.queue.states import CancelAction, RunStatus
+from greenroom.runs.queries import delete_checkpoints
 from greenroom.signals.keys import ATTEMPT_SECONDS, Keys
 from greenroom.signals.sender import Signals
 from greenroom.streaming.encoder import Encoder, graph_modes
@@ -436,12 +437,19 @@ class Executor:
             active.leave()
         if active.stop is not Stop.LOST:
             await events.flushed()
+            if isinstance(saver, FencedSaver):
+                await saver.settled()
         return self._classify(active, graph, snapshot, failure)
 
     def _saver(self, claim: Claim) -> BaseCheckpointSaver[Any]:
         if is_temporary(claim):
             return InMemorySaver()
-        return FencedSaver(self.io.checkpoints, claim.lease)
+        return FencedSaver(
+            self.io.checkpoints,
+            claim.lease,
+            is_blank=claim.is_blank,
+            awaits_commits=claim.kwargs["durability"] == "sync",
+        )
 
     async def _stream(
         self, active: ActiveRun, graph: Pregel[Any, Any, Any, Any], events: RunEvents
@@ -512,7 +520,7 @@ class Executor:
         while True:
             action = active.action
             if action is CancelAction.ROLLBACK:
-                has_ended, status, frame = await self._roll_back(claim), "rolled back", b""
+                has_ended, status, frame = self._roll_back(claim), "rolled back", b""
             else:
                 final = self._final(active, outcome)
                 frame = events.end_frame(wire.dumps(final.error)) if final.error else b""
@@ -544,18 +552,17 @@ class Executor:
         events: RunEvents,
         frame: bytes,
     ) -> bool:
-        database = self.database
-        block = database.transaction if claim.has_webhook else database.statement
-        with block() as connection:
-            finished = life.finish_run_if_owned(
-                connection,
-                claim.lease,
-                outcome,
-                cancel_action=action,
-                is_temporary=is_temporary(claim),
-                end_frame=(events.next_seq, frame) if frame and events.is_resumable else None,
-                has_webhook=claim.has_webhook,
-            )
+        options: dict[str, Any] = {
+            "cancel_action": action,
+            "is_temporary": is_temporary(claim),
+            "end_frame": (events.next_seq, frame) if frame and events.is_resumable else None,
+        }
+        if claim.has_webhook:
+            with self.database.transaction() as connection:
+                finished = life.finish_run_and_owe(connection, claim.lease, outcome, **options)
+        else:
+            with self.database.direct() as direct:
+                finished = life.finish_run_if_owned(direct, claim.lease, outcome, **options)
         if finished is None:
             return False
         if claim.has_webhook:
@@ -564,15 +571,16 @@ class Executor:
             self.signals.ring()
         return True
 
-    async def _roll_back(self, claim: Claim) -> bool:
+    def _roll_back(self, claim: Claim) -> bool:
         """Remove a run and what it wrote, as if it had never been."""
-        if not is_temporary(claim):
-            saver = FencedSaver(self.io.checkpoints, claim.lease)
-            await saver.adelete_for_runs([str(claim.lease.run_id)])
+        run_id, thread_id = claim.lease.run_id, claim.lease.thread_id
         with self.database.transaction() as connection:
             if not life.remove_run_if_owned(connection, claim.lease):
                 return False
-            has_next = life.settle(connection, claim.lease.thread_id)
+            if not is_temporary(claim):
+                # Only now: a checkpoint that was under way is written or refused.
+                delete_checkpoints(connection, thread_id, [run_id])
+            has_next = life.settle(connection, thread_id)
         if has_next:
             self.signals.ring()
         return True

@@ -26,18 +26,20 @@ class Heartbeat:
         self.config = config
         self.database = database
         self.executor = executor
-        self.renewed_at = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
+        self._guard = threading.Thread(target=self._guard_leases, name="leases", daemon=True)
 
     def start(self) -> None:
         """Begin."""
         self._thread.start()
+        self._guard.start()
 
     def stop(self) -> None:
         """End after the current beat."""
         self._stopped.set()
         self._thread.join(timeout=5)
+        self._guard.join(timeout=5)
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -46,7 +48,6 @@ class Heartbeat:
                 self._beat(began)
             except (AppError, SQLAlchemyError) as error:
                 log.warning("leases not renewed", error=repr(error))
-                self._abandon_if_expired()
             self._stopped.wait(max(0.0, began + self.config.renew_seconds - time.monotonic()))
 
     def _beat(self, began: float) -> None:
@@ -55,8 +56,10 @@ class Heartbeat:
         with self.database.statement() as connection:
             leases = [run.claim.lease for run in active]
             held = life.renew_leases(connection, leases, self.config.lease_seconds)
+            for run in active:
+                if run.claim.lease.run_id in held:
+                    run.leased_at = began
             life.beat(connection, self.executor.worker_id, self.config.slots)
-        self.renewed_at = began
         for run in active:
             lease = run.claim.lease
             if lease.run_id not in held:
@@ -65,11 +68,23 @@ class Heartbeat:
             elif (wish := held[lease.run_id]) is not None:
                 run.request_stop(Stop.CANCEL, wish)
 
-    def _abandon_if_expired(self) -> None:
-        """Cut off from Postgres for as long as a lease: others may run our runs by now."""
-        expired_at = self.renewed_at + self.config.lease_seconds
-        if time.monotonic() < expired_at:
-            return
-        for run in list(self.executor.active.values()):
-            if run.started < expired_at:
-                run.request_stop(Stop.LOST)
+    def _guard_leases(self) -> None:
+        """Give a run up when its lease ends: another worker may have it by now.
+
+        A thread apart, because the heart may hang in a connection that neither answers nor ends.
+        """
+        pause = 0.0
+        while not self._stopped.wait(pause):
+            pause = self.config.renew_seconds
+            for run in list(self.executor.active.values()):
+                left = run.leased_at + self.config.lease_seconds - time.monotonic()
+                if left > 0:
+                    pause = min(pause, left)
+                elif run.stop is not Stop.LOST:
+                    lease = run.claim.lease
+                    log.warning(
+                        "lease ran out",
+                        run_id=str(lease.run_id),
+                        thread_id=str(lease.thread_id),
+                    )
+                    run.request_stop(Stop.LOST)

@@ -1,8 +1,9 @@
 """One thread with one event loop for what all runs of a process share: Postgres and Redis."""
 
 import asyncio
+import contextlib
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
@@ -10,11 +11,11 @@ import redis
 import redis.asyncio
 import uvloop
 from langgraph.store.base import BaseStore
-from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from greenroom.config import Config
-from greenroom.graphs.checkpointer import (
+from greenroom.graphs.connections import PatientAsyncConnection, PatientConnection, options
+from greenroom.graphs.group_commit import (
     CheckpointStore,
     Pool,
     ReadPool,
@@ -23,7 +24,7 @@ from greenroom.graphs.checkpointer import (
 )
 from greenroom.graphs.long_term import open_store
 from greenroom.logs import get_logger
-from greenroom.signals.connection import connect_async
+from greenroom.signals.connection import PAUSE_SECONDS, SILENCE_SECONDS, connect_async
 from greenroom_workers.shared_store import SharedStore
 
 T = TypeVar("T")
@@ -32,11 +33,6 @@ log = get_logger(__name__)
 RECONNECT_SECONDS = 0.5
 READERS = 4
 """Connections for reading checkpoints; a run reads one or two in its life."""
-CONNECTION: dict[str, Any] = {
-    "autocommit": True,
-    "row_factory": dict_row,
-    "prepare_threshold": 0,
-}
 
 
 class IoThread:
@@ -55,7 +51,8 @@ class IoThread:
         self.loop = uvloop.new_event_loop()
         self.reads: ReadPool = ConnectionPool(
             config.database_uri,
-            kwargs={**CONNECTION, "application_name": "greenroom worker reads"},
+            connection_class=PatientConnection,
+            kwargs=options(config, "greenroom worker reads"),
             min_size=1,
             max_size=min(config.slots, READERS),
             num_workers=1,
@@ -67,6 +64,7 @@ class IoThread:
         )
         self._thread = threading.Thread(target=self._run, name="io", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_redis_away = False
 
     def start(self) -> Self:
         """Open everything; returns when it is ready. Postgres and Redis may be away.
@@ -87,6 +85,26 @@ class IoThread:
         """Call `handle`, on the loop, with every message of a channel, for ever."""
         self.submit(self._start(self._listen(channel, handle))).result()
 
+    async def publish(self, channel: str, messages: Iterable[bytes]) -> None:
+        """Send messages to whoever listens, in order; on the loop. Best effort."""
+        if self._is_redis_away:
+            return
+        try:
+            for message in messages:
+                await self.redis.publish(channel, message)
+        except (redis.RedisError, OSError) as error:
+            log.debug("not published", channel=channel, error=repr(error))
+            if not self._is_redis_away:
+                self._is_redis_away = True
+                await self._start(self._wait_for_redis())
+
+    async def _wait_for_redis(self) -> None:
+        """Ask whether Redis is back: nothing else waits for a dead host meanwhile."""
+        while self._is_redis_away:
+            await asyncio.sleep(PAUSE_SECONDS)
+            with contextlib.suppress(redis.RedisError, OSError):
+                self._is_redis_away = not await self.redis.ping()
+
     def close(self) -> None:
         """Close everything and end the thread."""
         self.submit(self._close()).result(timeout=10)
@@ -101,7 +119,8 @@ class IoThread:
     async def _open(self) -> None:
         self.pool = AsyncConnectionPool(
             self.config.database_uri,
-            kwargs={**CONNECTION, "application_name": "greenroom worker checkpoints"},
+            connection_class=PatientAsyncConnection,
+            kwargs=options(self.config, "greenroom worker checkpoints"),
             min_size=1,
             max_size=self.config.database_pool_size,
             timeout=10.0,
@@ -132,12 +151,29 @@ class IoThread:
             try:
                 async with self.redis.pubsub() as pubsub:
                     await pubsub.subscribe(channel)
-                    while True:
-                        message = await pubsub.get_message(
-                            ignore_subscribe_messages=True, timeout=30.0
-                        )
-                        if message is not None:
+                    async for message in heard(pubsub):
+                        if message["type"] == "message":
                             handle(message["data"])
             except (redis.RedisError, OSError) as error:
                 log.warning("worker lost redis", error=repr(error))
                 await asyncio.sleep(RECONNECT_SECONDS)
+
+
+async def heard(pubsub: redis.asyncio.client.PubSub) -> AsyncIterator[dict[str, Any]]:
+    """What a subscription hears.
+
+    Raises:
+        redis.TimeoutError: it has heard nothing, not even the answer to a ping: its connection is
+            dead, whatever the socket says.
+    """
+    has_asked = False
+    while True:
+        message = await pubsub.get_message(timeout=SILENCE_SECONDS)
+        if message is not None:
+            has_asked = False
+            yield message
+        elif has_asked:
+            raise redis.TimeoutError("no answer to a ping")
+        else:
+            has_asked = True
+            await pubsub.ping()

@@ -4,14 +4,12 @@ import asyncio
 import threading
 from collections.abc import Callable
 
-import redis
-
-from greenroom.errors import LeaseLost
-from greenroom.graphs.checkpointer import translated
+from greenroom.errors import DatabaseUnavailable, LeaseLost
+from greenroom.graphs.group_commit import translated
 from greenroom.logs import get_logger
 from greenroom.queue.life import Lease
 from greenroom.signals.keys import Keys
-from greenroom.streaming.frames import Batch, EventId, Kind, make_frame, pack
+from greenroom.streaming.frames import Batch, EventId, Kind, make_frame, pack_pieces
 from greenroom_workers.io_thread import IoThread
 
 log = get_logger(__name__)
@@ -19,10 +17,15 @@ log = get_logger(__name__)
 LARGEST_BACKLOG_BYTES = 4 * 1024 * 1024
 """Beyond this the graph waits for Redis and Postgres instead of filling the memory."""
 
+AGAIN_SECONDS = 0.5
+"""Between two tries to keep events while Postgres is away."""
+
 KEEP = """
 INSERT INTO run_event (run_id, first_seq, last_seq, thread_id, frames)
 SELECT run_id, %(first_seq)s, %(last_seq)s, thread_id, %(frames)b FROM run
  WHERE run_id = %(run_id)s AND lease_token = %(token)s AND status = 'running' FOR SHARE
+-- Once more, because the answer got lost.
+ON CONFLICT (run_id, first_seq) DO UPDATE SET frames = excluded.frames
 RETURNING run_id
 """
 LAST_SEQ = "SELECT coalesce(max(last_seq), -1) AS last_seq FROM run_event WHERE run_id = %(run_id)s"
@@ -125,7 +128,7 @@ class RunEvents:
         while (batch := self._take()) is not None:
             try:
                 if self.is_resumable:
-                    await self._keep(batch)
+                    await self._keep_at_last(batch)
             except LeaseLost:
                 self.on_lost()
                 continue
@@ -161,6 +164,23 @@ class RunEvents:
             b"".join(frames),
         )
 
+    async def _keep_at_last(self, batch: Batch) -> None:
+        """Keep a batch, however long Postgres is away: what nobody can replay, nobody shall see.
+
+        Otherwise the next attempt would give other events the same numbers.
+
+        Raises:
+            LeaseLost: the run is another's by now, or back in the queue.
+        """
+        while True:
+            try:
+                await self._keep(batch)
+            except DatabaseUnavailable as error:
+                log.debug("events wait", run_id=self.lease.run_id, error=str(error))
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                return
+
     async def _keep(self, batch: Batch) -> None:
         parameters = {
             "run_id": self.lease.run_id,
@@ -176,10 +196,7 @@ class RunEvents:
                     raise LeaseLost(f"run {self.lease.run_id} belongs to another worker")
 
     async def _publish(self, batch: Batch) -> None:
-        try:
-            await self.io.redis.publish(self.channel, pack(batch))
-        except (redis.RedisError, OSError) as error:
-            log.debug("events not published", run_id=self.lease.run_id, error=repr(error))
+        await self.io.publish(self.channel, pack_pieces(batch))
 
 
 def resolve(done: "asyncio.Future[None]") -> None:

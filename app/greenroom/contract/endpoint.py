@@ -10,7 +10,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from greenroom import wire
 from greenroom.contract.fields import parse_uuid
-from greenroom.errors import InvalidRequest
+from greenroom.errors import BodyTooLarge, InvalidRequest
 
 View = Callable[..., Any]
 
@@ -109,8 +109,12 @@ def read_json() -> Any:
 
     Raises:
         InvalidRequest: it is empty, not JSON, or nested too deeply.
+        BodyTooLarge: a body of unknown length went on beyond the limit.
     """
     body = request.get_data(cache=True)
+    # Werkzeug refuses what says that it is too long, and cuts off a chunked body without a word.
+    if request.content_length is None and request.environ["wsgi.input"].read(1):
+        raise BodyTooLarge("Request Entity Too Large")
     try:
         value = wire.loads(body)
     except ValueError as error:
@@ -135,7 +139,9 @@ def _query_values(model: type[BaseModel]) -> dict[str, Any]:
     for name, info in model.model_fields.items():
         if given := request.args.getlist(name):
             values[name] = given if get_origin(info.annotation) is list else given[-1]
-    return values
+    # As in a body: no query reaches Postgres with what it cannot hold.
+    cleaned: dict[str, Any] = wire.clean(values)
+    return cleaned
 
 
 def _validate(adapter: TypeAdapter[Any], value: Any) -> Any:

@@ -7,61 +7,73 @@ from typing import Any, ClassVar
 
 import psycopg2.extensions
 from psycopg2.extras import NamedTupleCursor
-from sqlalchemy import Connection, Dialect, TextClause, create_engine, event
+from sqlalchemy import Connection, Dialect, ExceptionContext, TextClause, create_engine, event
 from sqlalchemy import exc as sqlalchemy_errors
 
 from greenroom import wire
 from greenroom.config import Config
+from greenroom.database.silence import CONNECT_SECONDS, GRACE_SECONDS, WATCH, Wait, session
 from greenroom.errors import DatabaseUnavailable
 
 # Passing troubles by SQLSTATE (PostgreSQL, appendix A): connection, rollback, resources, operator,
-# system error, read-only server, lock time-out.
+# system error, read-only server, transaction left idle, lock time-out.
 TRANSIENT_CLASSES = ("08", "40", "53", "57", "58")
-TRANSIENT_STATES = ("25006", "55P03")
-KEEPALIVE = {
-    "connect_timeout": 5,
-    "keepalives_idle": 15,
-    "keepalives_interval": 5,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 20_000,
-}
+READ_ONLY = "25006"
+TRANSIENT_STATES = (READ_ONLY, "25P03", "25P04", "55P03")
+POOL_SECONDS = 10.0
+"""How long a block waits for a connection when all are in use."""
+WAIT = "wait"
+"""Where a connection's `info` has the watch over the block that uses it."""
 
 
 class Database:
     """A pool of connections. Every block that it hands out translates the driver's errors.
 
+    Args:
+        statement_seconds: how long one statement may take, or Postgres stay silent; None takes
+            the configured time.
     Raises, from each block:
         DatabaseUnavailable: Postgres is away or refused for a passing reason; the transaction did
             not happen, or (lost at COMMIT) may have happened.
     """
 
-    def __init__(self, config: Config, *, pool_size: int, application_name: str) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *,
+        pool_size: int,
+        application_name: str,
+        statement_seconds: float | None = None,
+    ) -> None:
+        seconds = statement_seconds or config.database_timeout_seconds
+        self.silence_seconds = seconds + GRACE_SECONDS
         self.engine = create_engine(
             config.database_uri.replace("postgresql://", "postgresql+psycopg2://", 1),
+            # For good: changing a connection's mode costs a round trip each time.
+            isolation_level="AUTOCOMMIT",
             pool_size=pool_size,
             max_overflow=0,
-            pool_timeout=10,
+            pool_timeout=min(POOL_SECONDS, seconds),
             pool_use_lifo=True,
             # Every block below ends its transaction itself.
             pool_reset_on_return=None,
-            connect_args={
-                **KEEPALIVE,
-                "application_name": application_name,
-                # Instants leave us with +00:00, whatever zone the server is set to.
-                "options": "-c TimeZone=UTC",
-            },
+            connect_args=session(application_name, seconds),
             json_serializer=lambda value: wire.dumps(value).decode(),
             json_deserializer=wire.loads,
         )
         event.listen(self.engine, "checkout", refuse_dead_connection)
-        # One statement needs no BEGIN and COMMIT round trips around it.
-        self.single = self.engine.execution_options(isolation_level="AUTOCOMMIT")
+        event.listen(self.engine, "before_cursor_execute", renew_wait)
+        event.listen(self.engine, "handle_error", leave_read_only_server)
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
         """Several statements, all or nothing: commits at the end of the block."""
         try:
-            with self.engine.begin() as connection:
+            with (
+                self.engine.connect() as connection,
+                self._watched(connection),
+                begun(connection),
+            ):
                 yield connection
         except (sqlalchemy_errors.DBAPIError, sqlalchemy_errors.TimeoutError) as error:
             raise translate(error) from error
@@ -70,7 +82,7 @@ class Database:
     def statement(self) -> Iterator[Connection]:
         """Statements that each stand alone, committed one by one."""
         try:
-            with self.single.connect() as connection:
+            with self.engine.connect() as connection, self._watched(connection):
                 yield connection
         except (sqlalchemy_errors.DBAPIError, sqlalchemy_errors.TimeoutError) as error:
             raise translate(error) from error
@@ -88,19 +100,28 @@ class Database:
             raise translate(error) from error
         connection: Any = pooled.driver_connection
         try:
-            connection.autocommit = True
-            with connection.cursor(cursor_factory=NamedTupleCursor) as cursor:
-                yield Direct(cursor, self.engine.dialect)
+            with (
+                WATCH.over(connection.fileno(), self.silence_seconds) as wait,
+                connection.cursor(cursor_factory=NamedTupleCursor) as cursor,
+            ):
+                yield Direct(cursor, self.engine.dialect, wait)
         except psycopg2.Error as error:
             pooled.invalidate(error)
             if is_passing(error):
                 raise DatabaseUnavailable("the database is not available") from error
             raise
         finally:
-            if not connection.closed:
-                # Whatever the block raised: the next user of the connection may want a transaction.
-                connection.autocommit = False
             pooled.close()
+
+    @contextmanager
+    def _watched(self, connection: Connection) -> Iterator[None]:
+        driver: Any = connection.connection.driver_connection
+        info = connection.info
+        with WATCH.over(driver.fileno(), self.silence_seconds) as info[WAIT]:
+            try:
+                yield
+            finally:
+                info.pop(WAIT, None)
 
     def close(self) -> None:
         """Close every idle connection."""
@@ -112,15 +133,17 @@ class Direct:
 
     _compiled: ClassVar[dict[TextClause, str]] = {}
 
-    def __init__(self, cursor: Any, dialect: Dialect) -> None:
+    def __init__(self, cursor: Any, dialect: Dialect, wait: Wait) -> None:
         self.cursor = cursor
         self.dialect = dialect
+        self.wait = wait
 
     def execute(self, statement: TextClause, parameters: Mapping[str, Any]) -> "DirectResult":
         """Run one text; its rows have attributes, bytea columns are memoryviews."""
         sql = self._compiled.get(statement)
         if sql is None:
             sql = self._compiled[statement] = str(statement.compile(dialect=self.dialect))
+        self.wait.renew()
         self.cursor.execute(sql, parameters)
         return DirectResult(self.cursor.fetchall() if self.cursor.description else [])
 
@@ -143,6 +166,28 @@ Statements = Connection | Direct
 """What a function needs that executes texts alone."""
 
 
+@contextmanager
+def begun(connection: Connection) -> Iterator[None]:
+    """A transaction on a connection that commits by itself."""
+    connection.exec_driver_sql("BEGIN")
+    try:
+        yield
+        connection.exec_driver_sql("COMMIT")
+    except BaseException:
+        # A connection in doubt goes back to nobody.
+        if not connection.closed and not connection.invalidated:
+            roll_back(connection)
+        raise
+
+
+def roll_back(connection: Connection) -> None:
+    """End a transaction without a trace; a connection that cannot is given up."""
+    try:
+        connection.exec_driver_sql("ROLLBACK")
+    except sqlalchemy_errors.DBAPIError:
+        connection.invalidate()
+
+
 def refuse_dead_connection(connection: Any, _record: Any, _proxy: Any) -> None:
     """Make the pool replace a connection that the server has closed, without a round trip.
 
@@ -151,6 +196,21 @@ def refuse_dead_connection(connection: Any, _record: Any, _proxy: Any) -> None:
     readable, _, _ = select.select([connection], [], [], 0)
     if readable:
         raise sqlalchemy_errors.DisconnectionError
+
+
+def leave_read_only_server(context: ExceptionContext) -> None:
+    """Give up connections to a server that has become a standby: the primary is elsewhere by now.
+
+    A session stays read-only for as long as it lives, also when the server has long been healed.
+    """
+    if getattr(context.original_exception, "pgcode", None) == READ_ONLY:
+        context.is_disconnect = True
+
+
+def renew_wait(connection: Connection, *_: Any) -> None:
+    """Give each statement of a block its own time."""
+    if (wait := connection.info.get(WAIT)) is not None:
+        wait.renew()
 
 
 def translate(error: sqlalchemy_errors.SQLAlchemyError) -> Exception:
@@ -169,10 +229,14 @@ def is_transient(error: sqlalchemy_errors.DBAPIError) -> bool:
 
 def is_passing(error: BaseException | None) -> bool:
     """The same of the driver's own error."""
-    state = getattr(error, "pgcode", None)
-    if state:
-        return state.startswith(TRANSIENT_CLASSES) or state in TRANSIENT_STATES
+    if state := getattr(error, "pgcode", None):
+        return is_passing_state(state)
     return isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError)
+
+
+def is_passing_state(state: str) -> bool:
+    """The same of a SQLSTATE."""
+    return state.startswith(TRANSIENT_CLASSES) or state in TRANSIENT_STATES
 
 
 def install_wait_callback() -> None:
@@ -182,14 +246,18 @@ def install_wait_callback() -> None:
     """
     from gevent.socket import wait_read, wait_write  # noqa: PLC0415 (gevent belongs to web alone)
 
-    def wait(connection: Any, timeout_seconds: float | None = None) -> None:
+    def wait(connection: Any) -> None:
+        # libpq's connect_timeout is for connections that block; later on, WATCH ends the wait.
+        is_new = connection.status == psycopg2.extensions.STATUS_SETUP
+        seconds = CONNECT_SECONDS if is_new else None
+        late = psycopg2.OperationalError("the server did not answer in time")
         while True:
             match connection.poll():
                 case psycopg2.extensions.POLL_OK:
                     return
                 case psycopg2.extensions.POLL_READ:
-                    wait_read(connection.fileno(), timeout=timeout_seconds)
+                    wait_read(connection.fileno(), timeout=seconds, timeout_exc=late)
                 case psycopg2.extensions.POLL_WRITE:
-                    wait_write(connection.fileno(), timeout=timeout_seconds)
+                    wait_write(connection.fileno(), timeout=seconds, timeout_exc=late)
 
     psycopg2.extensions.set_wait_callback(wait)

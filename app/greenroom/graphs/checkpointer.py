@@ -1,17 +1,10 @@
-"""The worker's checkpointer: langgraph's tables and format, fenced by leases, committed in groups.
-
-Checkpoints are most of a short run's cost, so the puts of all runs of a process that are waiting
-go to Postgres as one statement. Each put still awaits its own commit.
-"""
+"""The worker's checkpointer: langgraph's tables and format, one run's view of them."""
 
 import asyncio
-import select
+from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-import psycopg
-import psycopg_pool
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
     WRITES_IDX_MAP,
@@ -20,320 +13,73 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     DeltaChannelHistory,
+    get_checkpoint_id,
     get_serializable_checkpoint_metadata,
 )
 from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.postgres.base import BasePostgresSaver
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
-from psycopg import AsyncConnection, Connection
 from psycopg.rows import DictRow
-from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from greenroom import wire
-from greenroom.errors import DatabaseUnavailable, LeaseLost
+from greenroom.graphs.checkpoint_clock import observe
+from greenroom.graphs.group_commit import NEWEST, CheckpointStore, Put, translated
+from greenroom.graphs.recent import Head, Recent, as_row
 from greenroom.queue.life import Lease
 
 T = TypeVar("T")
-Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
-ReadPool = ConnectionPool[Connection[DictRow]]
-BlobKey = tuple[str, str, str, str]
-CheckpointKey = tuple[str, str, str]
-WriteKey = tuple[str, str, str, str, int]
 
-FLUSHERS = 2
-"""Statements under way at once: while one commits, the next gathers."""
-LARGEST_GROUP_BYTES = 8 * 1024 * 1024
-
-# `owner` is the fence: rows of a run whose lease has moved on join nothing and are not written.
-# FOR SHARE makes a claim by somebody else wait for this commit, so that it cannot fall between.
-WRITE_GROUP = """
-WITH owner AS MATERIALIZED (
-    SELECT run.run_id
-      FROM unnest(%(run_ids)b::uuid[], %(tokens)b::bigint[]) AS held (run_id, lease_token)
-      JOIN run USING (run_id, lease_token)
-     WHERE run.status = 'running' FOR SHARE OF run
-), blobs AS (
-    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
-    SELECT thread_id, ns, channel, version, type, blob
-      FROM unnest(%(b_run)b::uuid[], %(b_thread)b::text[], %(b_ns)b::text[], %(b_channel)b::text[],
-                  %(b_version)b::text[], %(b_type)b::text[], %(b_blob)b::bytea[])
-           AS b (run_id, thread_id, ns, channel, version, type, blob) JOIN owner USING (run_id)
-    ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
-), heads AS (
-    INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
-                             checkpoint, metadata)
-    SELECT thread_id, ns, id, parent, checkpoint::jsonb, metadata::jsonb
-      FROM unnest(%(c_run)b::uuid[], %(c_thread)b::text[], %(c_ns)b::text[], %(c_id)b::text[],
-                  %(c_parent)b::text[], %(c_checkpoint)b::text[], %(c_metadata)b::text[])
-           AS c (run_id, thread_id, ns, id, parent, checkpoint, metadata) JOIN owner USING (run_id)
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
-    DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
-), special AS (
-    INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path,
-                                   idx, channel, type, blob)
-    SELECT thread_id, ns, id, task, path, idx, channel, type, blob
-      FROM unnest(%(w_run)b::uuid[], %(w_thread)b::text[], %(w_ns)b::text[], %(w_id)b::text[],
-                  %(w_task)b::text[], %(w_path)b::text[], %(w_idx)b::integer[],
-                  %(w_channel)b::text[], %(w_type)b::text[], %(w_blob)b::bytea[],
-                  %(w_special)b::boolean[])
-           AS w (run_id, thread_id, ns, id, task, path, idx, channel, type, blob, is_special)
-      JOIN owner USING (run_id) WHERE is_special
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx)
-    DO UPDATE SET channel = excluded.channel, type = excluded.type, blob = excluded.blob
-), writes AS (
-    INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, task_path,
-                                   idx, channel, type, blob)
-    SELECT thread_id, ns, id, task, path, idx, channel, type, blob
-      FROM unnest(%(w_run)b::uuid[], %(w_thread)b::text[], %(w_ns)b::text[], %(w_id)b::text[],
-                  %(w_task)b::text[], %(w_path)b::text[], %(w_idx)b::integer[],
-                  %(w_channel)b::text[], %(w_type)b::text[], %(w_blob)b::bytea[],
-                  %(w_special)b::boolean[])
-           AS w (run_id, thread_id, ns, id, task, path, idx, channel, type, blob, is_special)
-      JOIN owner USING (run_id) WHERE NOT is_special
-    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
-)
-SELECT run_id FROM owner
-"""
-
-DELETE_FOR_RUNS = """
-WITH owner AS MATERIALIZED (
-    SELECT run_id FROM run
-     WHERE run_id = %(owner)s AND lease_token = %(token)s AND status = 'running' FOR SHARE
-), gone AS (
-    DELETE FROM checkpoints USING owner
-     WHERE thread_id = %(thread_id)s AND metadata ->> 'run_id' = ANY (%(run_ids)s)
-    RETURNING checkpoint_ns, checkpoint_id, checkpoint -> 'channel_versions' AS versions
-), written AS (
-    DELETE FROM checkpoint_writes USING gone
-     WHERE checkpoint_writes.thread_id = %(thread_id)s
-       AND checkpoint_writes.checkpoint_ns = gone.checkpoint_ns
-       AND checkpoint_writes.checkpoint_id = gone.checkpoint_id
-), kept AS (
-    SELECT checkpoint_ns, version.key, version.value
-      FROM checkpoints CROSS JOIN jsonb_each_text(checkpoint -> 'channel_versions') AS version
-     WHERE thread_id = %(thread_id)s
-       AND coalesce(metadata ->> 'run_id', '') <> ALL (%(run_ids)s)
-), blobs AS (
-    DELETE FROM checkpoint_blobs USING (
-        SELECT DISTINCT checkpoint_ns, version.key, version.value
-          FROM gone CROSS JOIN jsonb_each_text(versions) AS version
-        EXCEPT SELECT * FROM kept
-    ) AS orphan
-     WHERE checkpoint_blobs.thread_id = %(thread_id)s
-       AND checkpoint_blobs.checkpoint_ns = orphan.checkpoint_ns
-       AND checkpoint_blobs.channel = orphan.key AND checkpoint_blobs.version = orphan.value
-)
-SELECT run_id FROM owner
-"""
+LARGEST_PENDING_BYTES = 16 * 1024 * 1024
+"""Of one run: beyond this it waits for its commits instead of filling the memory."""
 
 
-@dataclass(slots=True)
-class Put:
-    """What one call of a saver wants written, and who waits for it."""
+class RowReader(PostgresSaver):
+    """Reads one checkpoint, and keeps the row that it was decoded from."""
 
-    lease: Lease
-    done: "asyncio.Future[None]"
-    size_bytes: int = 0
-    blobs: dict[BlobKey, tuple[str, bytes | None]] = field(default_factory=dict)
-    heads: dict[CheckpointKey, tuple[str | None, str, str]] = field(default_factory=dict)
-    writes: dict[WriteKey, tuple[str, str, str, bytes, bool]] = field(default_factory=dict)
-    """Key to task path, channel, type, blob and whether a later write replaces it."""
+    row: DictRow | None = None
 
-
-def refuse_dead(connection: Connection[DictRow]) -> None:
-    """Make a pool replace a connection that the server has closed, without a round trip.
-
-    An idle connection has nothing to read: if it has, that is the end of the stream or a farewell.
-    """
-    readable, _, _ = select.select([connection.fileno()], [], [], 0)
-    if readable:
-        # The library has not noticed yet, and would take the connection back as a good one.
-        connection.close()
-        raise psycopg.OperationalError("the server has closed this connection")
-
-
-async def refuse_dead_async(connection: AsyncConnection[DictRow]) -> None:
-    """As `refuse_dead`, for the pool of the I/O loop."""
-    readable, _, _ = select.select([connection.fileno()], [], [], 0)
-    if readable:
-        await connection.close()
-        raise psycopg.OperationalError("the server has closed this connection")
-
-
-class CheckpointStore:
-    """The process's one way to the checkpoint tables. Lives on the I/O loop that made it.
-
-    Writes gather there. Reads do not: a run that reads waits for the answer and does nothing else,
-    so it asks Postgres from its own thread, which spares two hops between threads.
-    """
-
-    def __init__(self, pool: Pool, reads: ReadPool) -> None:
-        self.pool = pool
-        self.reads = reads
-        self.loop = asyncio.get_running_loop()
-        self._waiting: list[Put] = []
-        self._has_work = asyncio.Event()
-        self._flushers = [asyncio.create_task(self._flush_for_ever()) for _ in range(FLUSHERS)]
-
-    def submit(self, put: Put) -> None:
-        """Queue a put; called on the I/O loop. `put.done` tells the end."""
-        self._waiting.append(put)
-        self._has_work.set()
-
-    async def delete_for_runs(self, lease: Lease, run_ids: Sequence[str]) -> None:
-        """Remove every checkpoint that these runs wrote on the lease's thread.
-
-        Raises:
-            LeaseLost, DatabaseUnavailable.
-        """
-        parameters = {
-            "owner": lease.run_id,
-            "token": lease.token,
-            "thread_id": str(lease.thread_id),
-            "run_ids": list(run_ids),
-        }
-        with translated():
-            async with self.pool.connection() as connection:
-                cursor = await connection.execute(DELETE_FOR_RUNS, parameters)
-                if await cursor.fetchone() is None:
-                    raise LeaseLost(f"run {lease.run_id} belongs to another worker")
-
-    async def close(self) -> None:
-        """Stop the flushers; whoever still waits gets a CancelledError."""
-        for flusher in self._flushers:
-            flusher.cancel()
-        await asyncio.gather(*self._flushers, return_exceptions=True)
-
-    async def _flush_for_ever(self) -> None:
-        while True:
-            await self._has_work.wait()
-            group = self._take()
-            if not group:
-                continue
-            try:
-                await self._write(group)
-            except asyncio.CancelledError:
-                for put in group:
-                    put.done.cancel()
-                raise
-            except DatabaseUnavailable as error:
-                settle(group, error)
-            except Exception as error:  # noqa: BLE001 (one put's data must not fail the others)
-                await self._write_apart(group, error)
-
-    def _take(self) -> list[Put]:
-        size, count = 0, 0
-        for put in self._waiting:
-            size += put.size_bytes
-            count += 1
-            if size > LARGEST_GROUP_BYTES:
-                break
-        group, self._waiting = self._waiting[:count], self._waiting[count:]
-        if not self._waiting:
-            self._has_work.clear()
-        return group
-
-    async def _write_apart(self, group: list[Put], error: Exception) -> None:
-        if len(group) == 1:
-            settle(group, error)
-            return
-        for put in group:
-            try:
-                await self._write([put])
-            except Exception as own_error:  # noqa: BLE001 (it belongs to this put's run)
-                settle([put], own_error)
-
-    async def _write(self, group: list[Put]) -> None:
-        with translated():
-            async with self.pool.connection() as connection:
-                cursor = await connection.execute(WRITE_GROUP, columns(group), prepare=True)
-                owners = {row["run_id"] for row in await cursor.fetchall()}
-        for put in group:
-            owned = put.lease.run_id in owners
-            lost = LeaseLost(f"run {put.lease.run_id} belongs to another worker")
-            settle([put], None if owned else lost)
-
-
-def settle(group: Sequence[Put], error: Exception | None) -> None:
-    """Tell everyone who waits for these puts."""
-    for put in group:
-        if put.done.done():
-            continue
-        if error is None:
-            put.done.set_result(None)
-        else:
-            put.done.set_exception(error)
-
-
-def columns(group: Sequence[Put]) -> dict[str, list[Any]]:
-    """Turn puts into arrays, one a column. A key that comes twice is written once.
-
-    The last of equal keys counts, except among ordinary writes, where the first does.
-    """
-    leases = {put.lease.run_id: put.lease.token for put in group}
-    blobs: dict[BlobKey, list[Any]] = {}
-    heads: dict[CheckpointKey, list[Any]] = {}
-    writes: dict[WriteKey, list[Any]] = {}
-    for put in group:
-        run_id = put.lease.run_id
-        for blob_key, blob in put.blobs.items():
-            blobs[blob_key] = [run_id, *blob_key, *blob]
-        for head_key, head in put.heads.items():
-            heads[head_key] = [run_id, *head_key, *head]
-        for write_key, (path, channel, kind, blob_bytes, special) in put.writes.items():
-            if special or write_key not in writes:
-                thread_id, ns, checkpoint_id, task_id, index = write_key
-                writes[write_key] = [
-                    *(run_id, thread_id, ns, checkpoint_id, task_id, path, index),
-                    *(channel, kind, blob_bytes, special),
-                ]
-    return {
-        "run_ids": list(leases),
-        "tokens": list(leases.values()),
-        **turn("b", ("run", "thread", "ns", "channel", "version", "type", "blob"), blobs),
-        **turn("c", ("run", "thread", "ns", "id", "parent", "checkpoint", "metadata"), heads),
-        **turn(
-            "w",
-            (
-                *("run", "thread", "ns", "id", "task", "path", "idx"),
-                *("channel", "type", "blob", "special"),
-            ),
-            writes,
-        ),
-    }
-
-
-def turn(prefix: str, names: Sequence[str], rows: Mapping[Any, list[Any]]) -> dict[str, list[Any]]:
-    """Rows to columns, named for the statement."""
-    turned = list(zip(*rows.values(), strict=True)) if rows else [()] * len(names)
-    return {f"{prefix}_{name}": list(column) for name, column in zip(names, turned, strict=True)}
-
-
-class translated:  # noqa: N801 (reads as a word of the with statement)
-    """Name a driver's passing trouble DatabaseUnavailable."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
-        if isinstance(error, psycopg_pool.PoolTimeout | psycopg_pool.PoolClosed):
-            raise DatabaseUnavailable("no connection to the database is free") from error
-        if isinstance(error, psycopg.OperationalError | psycopg.InterfaceError):
-            raise DatabaseUnavailable("the database is not available") from error
+    def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
+        self.row = value
+        return super()._load_checkpoint_tuple(value)
 
 
 class FencedSaver(BasePostgresSaver):
     """One run's view of the checkpoints: reads any thread, writes only while the lease holds.
 
     Used on the run's own loop, or synchronously from its threads. Every method raises
-    DatabaseUnavailable for a passing fault, and writes raise LeaseLost.
+    DatabaseUnavailable for a passing fault, and writes raise LeaseLost, be it for an earlier one.
+
+    Args:
+        is_blank: the thread is known to have no checkpoint yet.
+        awaits_commits: each write returns when it is committed. Otherwise they return at once, are
+            committed in their order, and `settled` tells the end: for langgraph's durabilities
+            "async" and "exit", which promise no more.
     """
 
-    def __init__(self, store: CheckpointStore, lease: Lease) -> None:
+    def __init__(
+        self,
+        store: CheckpointStore,
+        lease: Lease,
+        *,
+        is_blank: bool = False,
+        awaits_commits: bool = True,
+    ) -> None:
         super().__init__()
         self.store = store
         self.lease = lease
+        self.awaits_commits = awaits_commits
         self.reader = PostgresSaver(store.reads)
+        self._recent = Recent(is_blank=is_blank)
+        self._pending: deque[Put] = deque()
+
+    async def settled(self) -> None:
+        """Return when everything is committed."""
+        while self._pending:
+            first = self._pending[0]
+            await asyncio.wrap_future(first.done)
+            # Several tasks of a graph may wait here for the same one.
+            if self._pending and self._pending[0] is first:
+                self._pending.popleft()
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """See the base class. Blocks the run's own loop for one round trip."""
@@ -358,10 +104,10 @@ class FencedSaver(BasePostgresSaver):
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        """See the base class. Returns when the checkpoint is committed."""
-        put = self._new_put()
+        """See the base class."""
+        put = Put(self.lease)
         pointer = self._fill_checkpoint(put, config, checkpoint, metadata, new_versions)
-        await asyncio.wrap_future(self._submit(put))
+        await self._write(put)
         return pointer
 
     async def aput_writes(
@@ -371,10 +117,10 @@ class FencedSaver(BasePostgresSaver):
         task_id: str,
         task_path: str = "",
     ) -> None:
-        """See the base class. Returns when the writes are committed."""
-        put = self._new_put()
+        """See the base class."""
+        put = Put(self.lease)
         self._fill_writes(put, config, writes, task_id, task_path)
-        await asyncio.wrap_future(self._submit(put))
+        await self._write(put)
 
     async def adelete_thread(self, thread_id: str) -> None:
         """See the base class."""
@@ -382,6 +128,8 @@ class FencedSaver(BasePostgresSaver):
 
     async def adelete_for_runs(self, run_ids: Sequence[str]) -> None:
         """Remove every checkpoint that these runs wrote on the lease's thread."""
+        self._recent.forget()
+        await self.settled()
         await self._there(self.store.delete_for_runs(self.lease, run_ids))
 
     async def aget_delta_channel_history(
@@ -394,13 +142,42 @@ class FencedSaver(BasePostgresSaver):
         self, *, config: RunnableConfig, channels: Sequence[str]
     ) -> Mapping[str, DeltaChannelHistory]:
         """See the base class."""
+        self._settle()
         with translated():
             return self.reader.get_delta_channel_history(config=config, channels=channels)
 
     def get_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
-        """See the base class."""
+        """See the base class. The run's own newest checkpoint costs no round trip."""
+        configurable = config["configurable"]
+        thread_id = str(configurable["thread_id"])
+        ns = configurable.get("checkpoint_ns", "")
+        checkpoint_id = get_checkpoint_id(config)
+        is_own = thread_id == str(self.lease.thread_id)
+        if is_own and self._recent.is_empty(ns):
+            return None
+        if is_own and (head := self._recent.find(ns, checkpoint_id)) is not None:
+            return self.reader._load_checkpoint_tuple(as_row(thread_id, ns, head))  # noqa: SLF001
+        self._settle()
+        reader = RowReader(self.store.reads)
         with translated():
-            return self.reader.get_tuple(config)
+            found = reader.get_tuple(config)
+            if found is not None:
+                observe(found.checkpoint["id"])
+                if checkpoint_id is not None:
+                    self._observe_newest(found)
+        if is_own and not checkpoint_id:
+            self._recent.read(ns, reader.row)
+        return found
+
+    def _observe_newest(self, found: CheckpointTuple) -> None:
+        """What goes on from an older checkpoint becomes the newest of the thread all the same."""
+        configurable = found.config["configurable"]
+        with self.store.reads.connection() as connection:
+            row = connection.execute(
+                NEWEST, (configurable["thread_id"], configurable["checkpoint_ns"])
+            ).fetchone()
+        if row is not None and row["newest"] is not None:
+            observe(row["newest"])
 
     def list(
         self,
@@ -411,6 +188,7 @@ class FencedSaver(BasePostgresSaver):
         limit: int | None = None,
     ) -> Iterator[CheckpointTuple]:
         """See the base class."""
+        self._settle()
         with translated():
             yield from self.reader.list(config, filter=filter, before=before, limit=limit)
 
@@ -422,9 +200,11 @@ class FencedSaver(BasePostgresSaver):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """See the base class; for sync code in a run's own threads."""
-        put = self._new_put()
+        put = Put(self.lease)
         pointer = self._fill_checkpoint(put, config, checkpoint, metadata, new_versions)
-        self._submit(put).result()
+        self._submit(put)
+        if self.awaits_commits:
+            self._settle()
         return pointer
 
     def put_writes(
@@ -435,24 +215,38 @@ class FencedSaver(BasePostgresSaver):
         task_path: str = "",
     ) -> None:
         """See the base class; for sync code in a run's own threads."""
-        put = self._new_put()
+        put = Put(self.lease)
         self._fill_writes(put, config, writes, task_id, task_path)
-        self._submit(put).result()
+        self._submit(put)
+        if self.awaits_commits:
+            self._settle()
 
     def delete_thread(self, thread_id: str) -> None:
         """See the base class."""
+        self._recent.forget()
+        self._settle()
         with translated():
             self.reader.delete_thread(thread_id)
 
-    def _new_put(self) -> Put:
-        return Put(self.lease, self.store.loop.create_future())
+    async def _write(self, put: Put) -> None:
+        self._submit(put)
+        if self.awaits_commits:
+            await asyncio.wrap_future(put.done)
+        elif sum(waiting.size_bytes for waiting in self._pending) > LARGEST_PENDING_BYTES:
+            await self.settled()
 
-    def _submit(self, put: Put) -> "Any":
-        async def wait() -> None:
-            self.store.submit(put)
-            await put.done
+    def _submit(self, put: Put) -> None:
+        """Send a put on its way, unless an earlier one is known to have failed."""
+        while self._pending and self._pending[0].done.done():
+            self._pending.popleft().done.result()
+        self._pending.append(put)
+        self.store.submit(put)
 
-        return asyncio.run_coroutine_threadsafe(wait(), self.store.loop)
+    def _settle(self) -> None:
+        """As `settled`, for a thread that may block: Postgres must know what it is asked about."""
+        while self._pending:
+            self._pending[0].done.result()
+            self._pending.popleft()
 
     async def _there(self, work: Coroutine[Any, Any, T]) -> T:
         with translated():
@@ -489,8 +283,14 @@ class FencedSaver(BasePostgresSaver):
         about = wire.dumps(
             wire.clean(get_serializable_checkpoint_metadata(config, metadata)), repr
         ).decode()
-        put.heads[thread_id, ns, checkpoint["id"]] = configurable.get("checkpoint_id"), head, about
+        parent = configurable.get("checkpoint_id")
+        put.heads[thread_id, ns, checkpoint["id"]] = parent, head, about
         put.size_bytes += len(head) + len(about)
+        if thread_id == str(self.lease.thread_id):
+            made = Head(checkpoint["id"], parent, head.encode(), about.encode())
+            for (_, _, channel, version), (kind, data) in put.blobs.items():
+                made.blobs[channel] = version, kind, data or b""
+            self._recent.wrote(ns, made, checkpoint["channel_versions"])
         return {
             "configurable": {
                 "thread_id": thread_id,
@@ -517,10 +317,14 @@ class FencedSaver(BasePostgresSaver):
             task_path,
             writes,
         )
+        own = str(self.lease.thread_id)
         for thread_id, ns, checkpoint_id, task, path, index, channel, kind, blob in rows:
             key = (thread_id, ns, checkpoint_id, task, index)
             put.writes[key] = path, channel, kind, blob, is_special
             put.size_bytes += len(blob)
+            if thread_id == own:
+                row = task, index, (channel, kind, blob, path)
+                self._recent.wrote_tasks(ns, checkpoint_id, [row], replaces=is_special)
 
 
 def is_inline(value: Any) -> bool:

@@ -5,14 +5,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from langgraph.checkpoint.base import BaseCheckpointSaver
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple, get_checkpoint_id
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.store.base import BaseStore
 from psycopg import AsyncConnection
-from psycopg.rows import DictRow, dict_row
+from psycopg.rows import DictRow
 from psycopg_pool import AsyncConnectionPool
 
 from greenroom.config import Config
+from greenroom.graphs.checkpoint_clock import observe
+from greenroom.graphs.connections import PatientAsyncConnection, options
+from greenroom.graphs.group_commit import NEWEST
 from greenroom.graphs.long_term import open_store
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
@@ -21,6 +25,27 @@ Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 ACQUIRE_SECONDS = 10.0
 # After so long without Postgres the pool waits for the next call before it tries again.
 RECONNECT_SECONDS = 60.0
+
+
+class ObservingSaver(AsyncPostgresSaver):
+    """langgraph's saver, whose updates become the newest checkpoints of their threads."""
+
+    async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
+        """See the base class."""
+        found = await super().aget_tuple(config)
+        if found is not None:
+            observe(found.checkpoint["id"])
+            if get_checkpoint_id(config) is not None:
+                await self._observe_newest(found)
+        return found
+
+    async def _observe_newest(self, found: CheckpointTuple) -> None:
+        configurable = found.config["configurable"]
+        async with self._cursor() as cursor:
+            await cursor.execute(NEWEST, (configurable["thread_id"], configurable["checkpoint_ns"]))
+            row = await cursor.fetchone()
+        if row is not None and row["newest"] is not None:
+            observe(row["newest"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +58,7 @@ class Persistence:
     @property
     def checkpointer(self) -> BaseCheckpointSaver[Any]:
         """A new saver for each use: langgraph's lets one caller at a time on its connections."""
-        return AsyncPostgresSaver(self.pool)
+        return ObservingSaver(self.pool)
 
 
 @asynccontextmanager
@@ -48,7 +73,8 @@ async def open_persistence(config: Config) -> AsyncIterator[Persistence]:
     """
     pool: Pool = AsyncConnectionPool(
         config.database_uri,
-        kwargs={"autocommit": True, "row_factory": dict_row, "prepare_threshold": 0},
+        connection_class=PatientAsyncConnection,
+        kwargs=options(config, "greenroom graphs"),
         min_size=1,
         max_size=config.database_pool_size,
         timeout=ACQUIRE_SECONDS,

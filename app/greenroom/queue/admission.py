@@ -1,7 +1,7 @@
 """The transitions that requests make: admit a run under the multitask rule, and cancel runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -70,8 +70,9 @@ class Cancelled:
     ended: tuple[UUID, ...] = ()
     """Had not started; ended or removed by now."""
     asked: tuple[UUID, ...] = ()
-    """Running: their workers must be told."""
+    """Running, and their workers must be told; or begun, and the next worker will undo them."""
     has_next: bool = False
+    """A worker may claim a run now: ring the bell."""
 
     def __bool__(self) -> bool:
         return bool(self.ended or self.asked)
@@ -143,7 +144,7 @@ def cancel_runs(
         return Cancelled()
     cancelled = _cancel(connection, thread_id, run_ids, action)
     has_next = settle(connection, thread_id) if cancelled.ended else False
-    return Cancelled(cancelled.ended, cancelled.asked, has_next)
+    return replace(cancelled, has_next=has_next or cancelled.has_next)
 
 
 def delete_run(connection: Connection, thread_id: UUID, run_id: UUID) -> tuple[bool, bool]:
@@ -153,8 +154,7 @@ def delete_run(connection: Connection, thread_id: UUID, run_id: UUID) -> tuple[b
     """
     connection.execute(STATEMENTS["lock_thread"], {"thread_id": thread_id})
     deleted = connection.execute(
-        STATEMENTS["delete_runs"],
-        {"thread_id": thread_id, "run_ids": [str(run_id)], "status": "any"},
+        STATEMENTS["delete_run"], {"thread_id": thread_id, "run_id": run_id}
     ).one_or_none()
     if deleted is None:
         return False, False
@@ -172,9 +172,7 @@ def _cancel(
         "action": action,
     }
     if action is CancelAction.ROLLBACK:
-        ended = connection.execute(
-            STATEMENTS["delete_runs"], {**parameters, "status": RunStatus.PENDING}
-        ).all()
+        ended = connection.execute(STATEMENTS["delete_pending"], parameters).all()
     else:
         ended = connection.execute(STATEMENTS["cancel_pending"], parameters).all()
         for row in ended:
@@ -183,5 +181,9 @@ def _cancel(
                 error = outbox.describe_cancel(thread_id, row.run_id, action)
                 outbox.owe(connection, notice, RunStatus.INTERRUPTED, error=error)
     ended_ids = tuple(row.run_id for row in ended)
-    asked = connection.execute(STATEMENTS["flag_running"], parameters)
-    return Cancelled(ended_ids, tuple(row.run_id for row in asked))
+    asked = connection.execute(STATEMENTS["flag_active"], parameters).all()
+    return Cancelled(
+        ended_ids,
+        tuple(row.run_id for row in asked),
+        has_next=any(row.status == RunStatus.PENDING for row in asked),
+    )

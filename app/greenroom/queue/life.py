@@ -53,6 +53,8 @@ class Claim:
     created_at: datetime
     has_webhook: bool = False
     """Somebody is to be told about its end."""
+    is_blank: bool = False
+    """Its thread certainly has no checkpoint yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,8 @@ def claim_run(
         started_at=row.started_at,
         created_at=row.created_at,
         has_webhook=row.webhook is not None,
+        # A write of an earlier attempt may have been committed since this statement began.
+        is_blank=row.is_blank and row.lease_token == 1,
     )
 
 
@@ -154,14 +158,13 @@ def renew_leases(
 
 
 def finish_run_if_owned(
-    connection: Connection,
+    connection: Statements,
     lease: Lease,
     outcome: Outcome,
     *,
     cancel_action: CancelAction | None,
     is_temporary: bool,
     end_frame: tuple[int, bytes] | None = None,
-    has_webhook: bool = False,
 ) -> Finished | None:
     """End a run, settle its thread and promote the next; None when it is not ours to end.
 
@@ -170,7 +173,6 @@ def finish_run_if_owned(
             the worker must look again (`find_wish`).
         is_temporary: the thread was made for this run alone and is deleted with it.
         end_frame: number and bytes of the last event, to be kept for replays; None keeps nothing.
-        has_webhook: what it is owed is written, too: wants a transaction.
     """
     name = "finish_temporary_run_if_owned" if is_temporary else "finish_run_if_owned"
     error = wire.dumps(outcome.error) if outcome.error else None
@@ -196,14 +198,23 @@ def finish_run_if_owned(
             "end_seq": end_frame[0] if end_frame else 0,
             "end_frame": end_frame[1] if end_frame else None,
         }
-    notice = outbox.find_notice(connection, lease.run_id) if has_webhook else None
     row = connection.execute(STATEMENTS[name], parameters).one_or_none()
-    if row is None:
-        return None
-    if notice is not None:
+    return None if row is None else Finished(row.has_next)
+
+
+def finish_run_and_owe(
+    connection: Connection, lease: Lease, outcome: Outcome, **options: Any
+) -> Finished | None:
+    """As `finish_run_if_owned`, of a run with a webhook: writes what it is owed, too.
+
+    Wants a transaction.
+    """
+    notice = outbox.find_notice(connection, lease.run_id)
+    finished = finish_run_if_owned(connection, lease, outcome, **options)
+    if finished is not None and notice is not None:
         why = outcome.error or outcome.thread_error
         outbox.owe(connection, notice, outcome.status, error=why, values=outcome.values)
-    return Finished(row.has_next)
+    return finished
 
 
 def find_wish(connection: Connection, lease: Lease) -> tuple[bool, CancelAction | None]:
@@ -270,7 +281,7 @@ def find_exhausted(connection: Connection, max_attempts: int) -> list[tuple[Leas
 
 
 def fail_exhausted_run(connection: Connection, lease: Lease, error: dict[str, str]) -> bool:
-    """End such a run as `error`; False when another sweep was first.
+    """End such a run as `error`; False when another sweep, its worker or a cancel was first.
 
     Wants a transaction: it takes the thread's lock, and `settle` must follow.
     """

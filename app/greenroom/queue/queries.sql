@@ -1,5 +1,8 @@
 -- The queue's statements. Each is sent in one round trip; two statements in one are one implicit
 -- transaction, the second with a snapshot taken after the first has its lock.
+--
+-- Whether a thread has active runs is asked with ORDER BY and LIMIT 1, never as EXISTS: of a thread
+-- with many runs the planner expects an early find anywhere, and reads the whole table for none.
 
 -- name: admit_run
 -- Queue a run behind those of its thread. Comes back without a thread_status for an unknown thread,
@@ -12,8 +15,10 @@ WITH target AS (
                      created_at, multitask_strategy, metadata, kwargs, webhook)
     SELECT :run_id, target.thread_id, :assistant_id, :graph_id,
            CASE WHEN :delay_seconds > 0 THEN 'scheduled'
-                WHEN EXISTS (SELECT FROM run WHERE run.thread_id = :thread_id
-                             AND (status = 'running' OR queue_state = 'ready')) THEN 'queued'
+                WHEN (SELECT sequence FROM run WHERE run.thread_id = :thread_id
+                         AND status IN ('pending', 'running')
+                         AND (status = 'running' OR queue_state = 'ready')
+                       ORDER BY sequence LIMIT 1) IS NOT NULL THEN 'queued'
                 ELSE 'ready' END,
            now() + make_interval(secs => :delay_seconds),
            now() + make_interval(secs => :delay_seconds),
@@ -22,8 +27,9 @@ WITH target AS (
            :webhook
       FROM target
      WHERE (CAST(:if_thread_status AS text[]) IS NULL OR target.status = ANY (:if_thread_status))
-       AND NOT (:multitask_strategy = 'reject' AND EXISTS (
-           SELECT FROM run WHERE run.thread_id = :thread_id AND status IN ('pending', 'running')))
+       AND NOT (:multitask_strategy = 'reject' AND (
+           SELECT sequence FROM run WHERE run.thread_id = :thread_id
+              AND status IN ('pending', 'running') ORDER BY sequence LIMIT 1) IS NOT NULL)
     RETURNING run_id, metadata, created_at, updated_at, queue_state
 ), touched AS (
     UPDATE thread SET status = 'busy', updated_at = now(),
@@ -54,7 +60,8 @@ UPDATE run SET status = 'running', queue_state = NULL, attempt = attempt + 1,
                   ORDER BY priority, due_at
                     FOR UPDATE SKIP LOCKED LIMIT 1)
 RETURNING run_id, thread_id, assistant_id, graph_id, metadata, kwargs, attempt, lease_token,
-          cancel_action, started_at, created_at, webhook;
+          cancel_action, started_at, created_at, webhook,
+          NOT EXISTS (SELECT FROM checkpoints WHERE thread_id = run.thread_id::text) AS is_blank;
 
 -- name: claim_suspect
 -- As claim_run, for a process that executes nothing else.
@@ -67,7 +74,8 @@ UPDATE run SET status = 'running', queue_state = NULL, attempt = attempt + 1,
                   ORDER BY due_at
                     FOR UPDATE SKIP LOCKED LIMIT 1)
 RETURNING run_id, thread_id, assistant_id, graph_id, metadata, kwargs, attempt, lease_token,
-          cancel_action, started_at, created_at, webhook;
+          cancel_action, started_at, created_at, webhook,
+          NOT EXISTS (SELECT FROM checkpoints WHERE thread_id = run.thread_id::text) AS is_blank;
 
 -- name: renew_leases
 -- Prolong every lease of a process. A run that does not come back is no longer its own.
@@ -108,15 +116,18 @@ WITH ended AS (
     RETURNING run_id
 ), settled AS (
     UPDATE thread SET updated_at = now(), state_updated_at = now(),
-           status = CASE WHEN EXISTS (
-               SELECT FROM run WHERE thread_id = :thread_id AND status = 'pending')
+           status = CASE WHEN (
+               SELECT sequence FROM run WHERE thread_id = :thread_id AND status = 'pending'
+                ORDER BY sequence LIMIT 1) IS NOT NULL
                THEN 'busy' ELSE :thread_status END
      WHERE thread_id = :thread_id AND EXISTS (SELECT FROM ended)
 )
 SELECT ended.run_id, EXISTS (SELECT FROM promoted) AS has_next FROM ended;
 
 -- name: finish_temporary_run_if_owned
--- End a stateless run and remove its thread; what a waiting request needs is kept for a while.
+-- End a stateless run and remove its thread; what a waiting request needs is kept for a while. The
+-- lock first: a DELETE that waits for a cancel would go on with what it saw before.
+SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
 WITH ended AS (
     DELETE FROM thread USING run
      WHERE thread.thread_id = :thread_id AND run.run_id = :run_id
@@ -201,11 +212,13 @@ SELECT run_id, thread_id, attempt + losses AS losses, lease_token FROM run
 
 -- name: fail_exhausted_run
 -- End a run that no worker survives. Guarded by the token: whoever sweeps second changes nothing.
+-- Somebody may have cancelled it since it was found, or its worker have come back.
 SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
 WITH ended AS (
     UPDATE run SET status = 'error', error = :error, worker_id = NULL, lease_expires_at = NULL,
            finished_at = now(), updated_at = now()
      WHERE run_id = :run_id AND lease_token = :lease_token AND status = 'running'
+       AND lease_expires_at < now() AND cancel_action IS NULL
     RETURNING run_id, webhook
 ), kept AS (
     INSERT INTO run_result (run_id, status, error, expires_at)
@@ -226,9 +239,11 @@ SELECT run_id, thread_id FROM run
 -- name: settle_due_run
 -- A due run takes its place: the slot if it is free, else the queue.
 SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
-UPDATE run SET due_at = now(), queue_state = CASE WHEN EXISTS (
-           SELECT FROM run AS other WHERE other.thread_id = :thread_id
-              AND (other.status = 'running' OR other.queue_state = 'ready'))
+UPDATE run SET due_at = now(), queue_state = CASE WHEN (
+           SELECT sequence FROM run AS other WHERE other.thread_id = :thread_id
+              AND other.status IN ('pending', 'running')
+              AND (other.status = 'running' OR other.queue_state = 'ready')
+            ORDER BY sequence LIMIT 1) IS NOT NULL
        THEN 'queued' ELSE 'ready' END
  WHERE run_id = :run_id AND queue_state = 'scheduled'
 RETURNING queue_state;
@@ -236,9 +251,11 @@ RETURNING queue_state;
 -- name: find_work
 -- Whether runs are due now, and in how many seconds the next scheduled one is (NULL: none).
 SELECT (SELECT count(*) FROM (SELECT FROM run WHERE queue_state = 'ready' AND due_at <= now()
-                                 AND NOT is_suspect LIMIT :limit) AS due) AS due,
+                                 AND NOT is_suspect
+                               ORDER BY priority, due_at LIMIT :limit) AS due) AS due,
        (SELECT count(*) FROM (SELECT FROM run WHERE queue_state = 'ready' AND due_at <= now()
-                                 AND is_suspect LIMIT :limit) AS due) AS suspects,
+                                 AND is_suspect
+                               ORDER BY due_at LIMIT :limit) AS due) AS suspects,
        (SELECT extract(epoch FROM min(due_at) - now()) FROM run
          WHERE queue_state = 'scheduled') AS next_due_seconds;
 
@@ -248,45 +265,59 @@ SELECT thread_id, is_temporary FROM thread WHERE thread_id = :thread_id FOR UPDA
 -- name: find_active
 -- A thread's runs that are running or wait for their turn, oldest first. Under the thread's lock.
 SELECT run_id FROM run
- WHERE thread_id = :thread_id AND (status = 'running' OR queue_state IN ('ready', 'queued'))
+ WHERE thread_id = :thread_id AND status IN ('pending', 'running')
+   AND queue_state IS DISTINCT FROM 'scheduled'
  ORDER BY sequence;
 
 -- name: cancel_pending
--- End runs that no worker has seen.
+-- End runs that no worker holds, but for those that shall be rolled back: see delete_pending.
 UPDATE run SET status = 'interrupted', queue_state = NULL, cancel_action = :action,
        finished_at = now(), updated_at = now()
  WHERE thread_id = :thread_id AND run_id = ANY (CAST(:run_ids AS uuid[])) AND status = 'pending'
+   AND cancel_action IS DISTINCT FROM 'rollback'
 RETURNING run_id, webhook;
 
--- name: delete_runs
--- Remove runs; a running one's worker finds its lease gone.
+-- name: delete_pending
+-- Remove runs that no worker has seen. One that has begun has left checkpoints, which a worker must
+-- remove first: it gets the wish instead.
 DELETE FROM run
- WHERE thread_id = :thread_id AND run_id = ANY (CAST(:run_ids AS uuid[]))
-   AND (:status = 'any' OR status = :status)
+ WHERE thread_id = :thread_id AND run_id = ANY (CAST(:run_ids AS uuid[])) AND status = 'pending'
+   AND started_at IS NULL
 RETURNING run_id;
 
--- name: flag_running
--- Leave the wish to stop where the worker's next renewal or finish must see it. Rollback outranks
--- interrupt, so that a run is never asked for less than before.
+-- name: delete_run
+-- Remove a run in any status; a running one's worker finds its lease gone.
+DELETE FROM run WHERE thread_id = :thread_id AND run_id = :run_id RETURNING run_id;
+
+-- name: flag_active
+-- Leave the wish to stop where the worker's next renewal, finish or claim must see it. Rollback
+-- outranks interrupt, so that a run is never asked for less than before. The pending ones are those
+-- that cancel_pending or delete_pending has left: they are not to be executed, so they need neither
+-- wait nor be alone.
 UPDATE run SET cancel_action = CASE WHEN cancel_action = 'rollback' THEN cancel_action
-                                    ELSE :action END
- WHERE thread_id = :thread_id AND run_id = ANY (CAST(:run_ids AS uuid[])) AND status = 'running'
-RETURNING run_id;
+                                    ELSE :action END,
+       due_at = CASE WHEN status = 'pending' THEN now() ELSE due_at END,
+       is_suspect = is_suspect AND status = 'running'
+ WHERE thread_id = :thread_id AND run_id = ANY (CAST(:run_ids AS uuid[]))
+   AND status IN ('pending', 'running')
+RETURNING run_id, status;
 
 -- name: promote_next
 -- Give a free slot to the oldest that waits. Under the thread's lock.
 UPDATE run SET queue_state = 'ready', due_at = now()
  WHERE run_id = (SELECT run_id FROM run WHERE thread_id = :thread_id AND queue_state = 'queued'
                   ORDER BY sequence LIMIT 1)
-   AND NOT EXISTS (SELECT FROM run WHERE thread_id = :thread_id
-                    AND (status = 'running' OR queue_state = 'ready'))
+   AND (SELECT sequence FROM run WHERE thread_id = :thread_id
+           AND status IN ('pending', 'running') AND (status = 'running' OR queue_state = 'ready')
+         ORDER BY sequence LIMIT 1) IS NULL
 RETURNING run_id;
 
 -- name: settle_thread
 -- The status that follows from the runs left: busy, or the one in which the thread rests.
 UPDATE thread SET updated_at = now(),
-       status = CASE WHEN EXISTS (SELECT FROM run WHERE thread_id = :thread_id
-                                   AND status IN ('pending', 'running')) THEN 'busy'
+       status = CASE WHEN (SELECT sequence FROM run WHERE thread_id = :thread_id
+                              AND status IN ('pending', 'running')
+                            ORDER BY sequence LIMIT 1) IS NOT NULL THEN 'busy'
                      ELSE coalesce((SELECT status FROM thread_state
                                      WHERE thread_id = :thread_id), 'idle') END
  WHERE thread_id = :thread_id;

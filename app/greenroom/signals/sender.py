@@ -1,5 +1,6 @@
 """What the web process and a worker's upkeep tell the others through Redis."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from uuid import UUID
@@ -10,12 +11,10 @@ from greenroom import wire
 from greenroom.logs import get_logger
 from greenroom.queue.states import CancelAction
 from greenroom.signals.bell import Bell
+from greenroom.signals.connection import PAUSE_SECONDS
 from greenroom.signals.keys import CANCEL_SECONDS, Keys
 
 log = get_logger(__name__)
-
-PAUSE_SECONDS = 1.0
-"""After a failure Redis is left alone for so long: a dead host must not slow every request."""
 
 
 class Signals:
@@ -25,7 +24,7 @@ class Signals:
         self.client = client
         self.keys = keys
         self.bell = Bell(client, keys.bell)
-        self._quiet_until = 0.0
+        self._is_away = False
 
     def ring(self, times: int = 1) -> bool:
         """Wake as many workers' slots."""
@@ -43,11 +42,13 @@ class Signals:
 
     def has_listeners(self, thread_id: UUID) -> bool:
         """Whether anybody streams a thread; False when Redis does not say."""
-        try:
+        counts: list[int] = []
+
+        def ask() -> None:
             ((_, count),) = self.client.pubsub_numsub(self.keys.events(thread_id))
-        except redis.RedisError:
-            return False
-        return bool(count)
+            counts.append(count)
+
+        return self._try("question for listeners", ask) and bool(counts[0])
 
     def is_alive(self) -> bool:
         """Ask Redis now, whatever went wrong before."""
@@ -64,15 +65,26 @@ class Signals:
             pipeline.execute()
 
     def _try(self, what: str, send: Callable[[], object]) -> bool:
-        if time.monotonic() < self._quiet_until:
+        if self._is_away:
             return False
         try:
             send()
         except redis.RedisError as error:
-            self._quiet_until = time.monotonic() + PAUSE_SECONDS
             log.warning("signal not sent", signal=what, error=repr(error))
+            self._leave_alone()
             return False
         return True
+
+    def _leave_alone(self) -> None:
+        """Ask in the background whether Redis is back: a dead host must not slow every request."""
+        if not self._is_away:
+            self._is_away = True
+            threading.Thread(target=self._wait_for_return, name="redis", daemon=True).start()
+
+    def _wait_for_return(self) -> None:
+        while self._is_away:
+            time.sleep(PAUSE_SECONDS)
+            self._is_away = not self.is_alive()
 
 
 def read_action(value: str) -> CancelAction:

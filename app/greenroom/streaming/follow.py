@@ -134,6 +134,7 @@ def wait_for_end(
     subscription: Subscription, heartbeat_seconds: float, answer: Callable[[], bytes]
 ) -> Iterator[bytes]:
     """Yield a line break now and then until the run ends, then the answer."""
+    subscription.wants_events = False
     next_beat = time.monotonic() + heartbeat_seconds
     while not subscription.is_gone:
         batches = subscription.take(max(0.0, next_beat - time.monotonic()))

@@ -6,7 +6,8 @@ through PubSub and lies in `run_event` unchanged, so that nothing is parsed on t
 
 import re
 import struct
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from uuid import UUID
 
@@ -14,6 +15,9 @@ END_OF_FRAME = b"\r\n\r\n"
 HEARTBEAT = b": heartbeat\r\n\r\n"
 TOO_SLOW = b": dropped: this client reads too slowly\r\n\r\n"
 HEADER = struct.Struct(">c16sQQII")
+PIECE = struct.Struct(">QQ")
+LARGEST_MESSAGE_BYTES = 1024 * 1024
+"""Redis cuts a subscriber off for whom 32 MiB wait: one large state must not do that alone."""
 EVENT_ID = re.compile(r"(\d{1,18})-(\d{1,10})")
 
 
@@ -25,6 +29,8 @@ class Kind(StrEnum):
     """The run's row is terminal; frames are its error event or none."""
     STATE = "S"
     """The thread's state was updated outside a run."""
+    PIECE = "P"
+    """A part of a message too large to be sent at once: where it begins, of how many, its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +77,41 @@ def pack(batch: Batch) -> bytes:
         )
         + batch.frames
     )
+
+
+def pack_pieces(batch: Batch) -> Iterator[bytes]:
+    """Make the messages of a batch: one, or as many as keep each small. `Pieces` joins them."""
+    whole = pack(batch)
+    if len(whole) <= LARGEST_MESSAGE_BYTES:
+        yield whole
+        return
+    for start in range(0, len(whole), LARGEST_MESSAGE_BYTES):
+        part = PIECE.pack(start, len(whole)) + whole[start : start + LARGEST_MESSAGE_BYTES]
+        yield pack(replace(batch, kind=Kind.PIECE, frames=part))
+
+
+class Pieces:
+    """Joins the pieces of the messages of one channel."""
+
+    def __init__(self) -> None:
+        self._begun: dict[tuple[UUID, int], bytearray] = {}
+
+    def add(self, piece: Batch) -> Batch | None:
+        """Take a piece; the batch that it completes. A message that lost one never comes."""
+        start, whole_bytes = PIECE.unpack_from(piece.frames)
+        key = piece.run_id, piece.lease_token
+        begun = self._begun.setdefault(key, bytearray())
+        if start == 0:
+            begun.clear()
+        if start == len(begun):
+            begun += memoryview(piece.frames)[PIECE.size :]
+        elif start > len(begun):
+            del self._begun[key]
+            return None
+        if len(begun) < whole_bytes:
+            return None
+        del self._begun[key]
+        return unpack(bytes(begun))
 
 
 def unpack(message: bytes) -> Batch:

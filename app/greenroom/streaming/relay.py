@@ -1,8 +1,9 @@
 """One PubSub connection for all streams of a web process, and the watchdog over their ends."""
 
 import contextlib
+import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -15,9 +16,10 @@ from sqlalchemy import text
 from greenroom.database.engine import Database
 from greenroom.errors import DatabaseUnavailable
 from greenroom.logs import get_logger
+from greenroom.signals.connection import SILENCE_SECONDS
 from greenroom.signals.keys import Keys
 from greenroom.streaming import shutdown
-from greenroom.streaming.frames import Batch, Kind, unpack
+from greenroom.streaming.frames import Batch, Kind, Pieces, unpack
 
 log = get_logger(__name__)
 
@@ -25,7 +27,11 @@ CONFIRM_SECONDS = 1.0
 """How long a stream waits for Redis to confirm; afterwards it lives on Postgres alone."""
 RECONNECT_SECONDS = 0.25
 LARGEST_BACKLOG_BYTES = 32 * 1024 * 1024
-"""What one slow client may leave unread before it is dropped."""
+"""What one slow client may leave unread before it is dropped. A single event may be larger."""
+LARGEST_TOTAL_BYTES = 256 * 1024 * 1024
+"""What all clients together may; beyond, those who left most unread are dropped."""
+LARGEST_TAKE_BYTES = 1024 * 1024
+"""What a client gets at once: the rest stays in its backlog, where it is counted."""
 
 # Ended long enough ago that the worker's own announcement must have been lost, or gone altogether.
 FIND_ENDED = text(
@@ -36,12 +42,24 @@ FIND_ENDED = text(
 
 
 @dataclass(eq=False, slots=True)
+class Tally:
+    """What a process keeps for its clients."""
+
+    backlog_bytes: int = 0
+
+
+@dataclass(eq=False, slots=True)
 class Subscription:
     """What one client has yet to read of one thread. Made by `Relay.subscribe`."""
 
     thread_id: UUID
     run_id: UUID | None
     """Batches of other runs are left out; None takes the whole thread."""
+    patience_seconds: float
+    """How long the client may take to read a piece."""
+    tally: Tally
+    wants_events: bool = True
+    """False for one who waits for the end alone."""
     backlog: deque[Batch] = field(default_factory=deque)
     backlog_bytes: int = 0
     is_dropped: bool = False
@@ -56,53 +74,101 @@ class Subscription:
     """How often in a row the watchdog found the run ended."""
     _wake: Event = field(default_factory=Event)
 
+    @property
+    def is_cut(self) -> bool:
+        """The client gets less than there is, by our doing: it should come again."""
+        return self.is_dropped or self.is_closing
+
     def push(self, batch: Batch) -> None:
         """Leave a batch for the client."""
-        if self.run_id is not None and batch.run_id != self.run_id:
+        is_other = self.run_id is not None and batch.run_id != self.run_id
+        if is_other or self.is_dropped or not (self.wants_events or batch.kind is Kind.END):
             return
-        self.backlog_bytes += len(batch.frames)
-        if self.backlog_bytes > LARGEST_BACKLOG_BYTES:
-            self.is_dropped = True
-            self.backlog.clear()
-        else:
-            self.backlog.append(batch)
+        if self.backlog and self.backlog_bytes + len(batch.frames) > LARGEST_BACKLOG_BYTES:
+            self.drop()
+            return
+        self.backlog.append(batch)
+        self._count(len(batch.frames))
         self._wake.set()
+
+    def drop(self) -> None:
+        """Give the client up: it reads too slowly."""
+        self.is_dropped = True
+        self.forget()
+        self._wake.set()
+
+    def forget(self) -> None:
+        """Let go of what is unread."""
+        self.backlog.clear()
+        self._count(-self.backlog_bytes)
 
     def leave(self) -> None:
         """End the stream at its next step."""
         self.is_gone = True
         self._wake.set()
 
+    def close(self) -> None:
+        """As `leave`, because the process stops."""
+        self.is_closing = True
+        self.leave()
+
     def take(self, timeout_seconds: float) -> list[Batch]:
-        """Wait for batches and take them all; none when time ran out or the stream must end."""
+        """Wait for batches and take the next; none when time ran out or the stream must end."""
         if not self.backlog and not self.is_gone and not self.is_dropped:
             self._wake.wait(timeout_seconds)
         self._wake.clear()
-        taken = list(self.backlog)
-        self.backlog.clear()
-        self.backlog_bytes = 0
+        taken: list[Batch] = []
+        taken_bytes = 0
+        while self.backlog and (
+            not taken or taken_bytes + len(self.backlog[0].frames) <= LARGEST_TAKE_BYTES
+        ):
+            taken.append(self.backlog.popleft())
+            taken_bytes += len(taken[-1].frames)
+        self._count(-taken_bytes)
         return taken
+
+    def _count(self, change_bytes: int) -> None:
+        self.backlog_bytes += change_bytes
+        self.tally.backlog_bytes += change_bytes
 
 
 @dataclass(eq=False, slots=True)
 class _Channel:
     subscriptions: set[Subscription] = field(default_factory=set)
     confirmed: Event = field(default_factory=Event)
+    pieces: Pieces = field(default_factory=Pieces)
 
 
 class Relay:
     """Fans a process's one PubSub connection out to its clients' subscriptions."""
 
     def __init__(
-        self, client: redis.Redis, keys: Keys, database: Database, *, watchdog_seconds: float
+        self,
+        client: redis.Redis,
+        keys: Keys,
+        database: Database,
+        *,
+        watchdog_seconds: float,
+        patience_seconds: float,
     ) -> None:
+        """Open nothing yet.
+
+        Args:
+            watchdog_seconds: between two looks at the rows of all streamed runs.
+            patience_seconds: how long a client may take to read a piece before it is dropped.
+        """
         self.keys = keys
         self.database = database
         self.watchdog_seconds = watchdog_seconds
+        self.patience_seconds = patience_seconds
+        self.tally = Tally()
         self.channels: dict[str, _Channel] = {}
         self._pubsub = client.pubsub()
         self._lock = BoundedSemaphore()
         self._is_running = False
+        self._is_closing = False
+        self._is_deaf = False
+        """Redis is away: what is said now comes from Postgres alone."""
 
     @property
     def stream_count(self) -> int:
@@ -125,7 +191,7 @@ class Relay:
 
         `confirm` must come before anything that is not to be missed.
         """
-        subscription = Subscription(thread_id, run_id)
+        subscription = Subscription(thread_id, run_id, self.patience_seconds, self.tally)
         self._join(subscription)
         try:
             yield subscription
@@ -135,24 +201,27 @@ class Relay:
     def confirm(self, subscription: Subscription) -> None:
         """Wait until Redis has begun to send; not for long."""
         channel = self.channels[self.keys.events(subscription.thread_id)]
+        if self._is_deaf:
+            return
         if not channel.confirmed.wait(CONFIRM_SECONDS):
             log.warning("relay is deaf: redis does not answer", thread_id=subscription.thread_id)
 
     def close(self) -> None:
-        """End every stream, so that clients reconnect elsewhere."""
+        """End every stream, also those that still come, so that clients reconnect elsewhere."""
+        self._is_closing = True
         for subscription in self._subscriptions():
-            subscription.is_closing = True
-            subscription.leave()
+            subscription.close()
 
     def _join(self, subscription: Subscription) -> None:
         self._start()
+        if self._is_closing:
+            subscription.close()
         name = self.keys.events(subscription.thread_id)
         channel = self.channels.get(name)
         if channel is None:
             channel = self.channels[name] = _Channel()
             channel.subscriptions.add(subscription)
-            with self._lock, contextlib.suppress(redis.RedisError):
-                self._pubsub.subscribe(name)
+            self._tell(self._pubsub.subscribe, name)
         else:
             channel.subscriptions.add(subscription)
 
@@ -160,10 +229,10 @@ class Relay:
         name = self.keys.events(subscription.thread_id)
         channel = self.channels[name]
         channel.subscriptions.discard(subscription)
+        subscription.forget()
         if not channel.subscriptions and self.channels.get(name) is channel:
             del self.channels[name]
-            with self._lock, contextlib.suppress(redis.RedisError):
-                self._pubsub.unsubscribe(name)
+            self._tell(self._pubsub.unsubscribe, name)
 
     def _start(self) -> None:
         """Begin to listen at the first stream: greenlets belong to the process after its fork."""
@@ -174,21 +243,46 @@ class Relay:
         gevent.spawn(self._listen)
         gevent.spawn(self._watch)
 
+    def _tell(self, command: Callable[[str], object], name: str) -> None:
+        """Change what we hear. Without Redis nobody waits: `_listen` takes it up again."""
+        if self._is_deaf:
+            return
+        with self._lock, contextlib.suppress(redis.RedisError):
+            if not self._is_deaf:
+                command(name)
+
     def _listen(self) -> None:
         while True:
             try:
-                # Our own channel first: a connection without any subscription cannot be read.
                 with self._lock:
+                    # Who comes from now on waits for the lock, and speaks for itself.
+                    self._is_deaf = False
+                    # Our own channel first: a connection without any subscription cannot be read.
                     self._pubsub.subscribe(self.keys.name("relay"), *self.channels)
-                while True:
-                    self._dispatch(self._pubsub.get_message(timeout=5.0))
+                self._hear()
             except redis.RedisError as error:
+                self._is_deaf = True
                 log.warning("relay lost redis", error=repr(error))
+                with self._lock:
+                    self._pubsub.close()
                 gevent.sleep(RECONNECT_SECONDS)
 
-    def _dispatch(self, message: dict[str, object] | None) -> None:
-        if message is None:
-            return
+    def _hear(self) -> None:
+        """Dispatch what comes, until the connection ends, or is dead whatever the socket says."""
+        has_asked = False
+        while True:
+            message = self._pubsub.get_message(timeout=SILENCE_SECONDS)
+            if message is not None:
+                has_asked = False
+                self._dispatch(message)
+            elif has_asked:
+                raise redis.TimeoutError("no answer to a ping")
+            else:
+                has_asked = True
+                with self._lock:
+                    self._pubsub.ping()
+
+    def _dispatch(self, message: dict[str, object]) -> None:
         name = message["channel"]
         channel = self.channels.get(name.decode() if isinstance(name, bytes) else str(name))
         if channel is None:
@@ -197,12 +291,22 @@ class Relay:
             channel.confirmed.set()
         elif message["type"] == "message":
             try:
-                batch = unpack(bytes(message["data"]))  # type: ignore[call-overload]
-            except ValueError:
+                batch: Batch | None = unpack(bytes(message["data"]))  # type: ignore[call-overload]
+                if batch is not None and batch.kind is Kind.PIECE:
+                    batch = channel.pieces.add(batch)
+            except (ValueError, struct.error):
                 log.warning("relay got a message that is not a batch", channel=name)
                 return
-            for subscription in tuple(channel.subscriptions):
-                subscription.push(batch)
+            if batch is not None:
+                self._fan_out(channel, batch)
+
+    def _fan_out(self, channel: _Channel, batch: Batch) -> None:
+        for subscription in tuple(channel.subscriptions):
+            subscription.push(batch)
+        while self.tally.backlog_bytes > LARGEST_TOTAL_BYTES:
+            slowest = max(self._subscriptions(), key=lambda one: one.backlog_bytes)
+            log.warning("client dropped: too much waits for all", thread_id=slowest.thread_id)
+            slowest.drop()
 
     def _watch(self) -> None:
         """Ask Postgres about all open streams in one query: a lost end may delay, never prevent."""
@@ -231,7 +335,7 @@ class Relay:
 
     def _hears(self, subscription: Subscription) -> bool:
         channel = self.channels.get(self.keys.events(subscription.thread_id))
-        return channel is not None and channel.confirmed.is_set()
+        return not self._is_deaf and channel is not None and channel.confirmed.is_set()
 
     def _subscriptions(self) -> list[Subscription]:
         return [s for channel in self.channels.values() for s in channel.subscriptions]

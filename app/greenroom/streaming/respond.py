@@ -1,14 +1,24 @@
-"""A stream as a Flask response that notices at once when its client has left."""
+"""A stream as a Flask response: it notices a client that has left, and one that does not read."""
 
+import errno
 import socket
+import struct
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import gevent
 from flask import Response, request
 from gevent.socket import wait_read
+from greenlet import greenlet
 
+from greenroom.logs import get_logger
 from greenroom.streaming.relay import Subscription
+
+log = get_logger(__name__)
+
+PIECE_BYTES = 64 * 1024
+"""What a client must read within its patience: with that, the slowest line that we serve."""
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER with no time: what the client has not read goes with the socket."""
 
 
 def streamed(
@@ -24,8 +34,9 @@ def streamed(
     Args:
         on_disconnect: runs when the client left before the end.
     """
-    watcher = gevent.spawn(_leave_at_eof, request.environ, subscription)
-    return Response(_Body(chunks, watcher, release, subscription, on_disconnect), headers=headers)
+    connection: socket.socket | None = request.environ.get("gunicorn.socket")
+    body = _Body(chunks, connection, release, subscription, on_disconnect)
+    return Response(body, headers=headers)
 
 
 class _Body:
@@ -34,41 +45,59 @@ class _Body:
     def __init__(
         self,
         chunks: Iterator[bytes],
-        watcher: "gevent.Greenlet[..., None]",
+        connection: socket.socket | None,
         release: Callable[[], None],
         subscription: Subscription,
         on_disconnect: Callable[[], None] | None,
     ) -> None:
         self.chunks = chunks
-        self.watcher = watcher
+        self.connection = connection
         self.release = release
         self.subscription = subscription
         self.on_disconnect = on_disconnect
         self.is_complete = False
+        self.watcher = gevent.spawn(self._leave_at_eof)
+        self.patience = gevent.get_hub().loop.timer(subscription.patience_seconds)
 
     def __iter__(self) -> Iterator[bytes]:
         # Sends the headers at once: clients learn the ids of the run from them.
         yield b""
-        yield from self.chunks
+        sender = gevent.getcurrent()
+        for chunk in self.chunks:
+            for start in range(0, len(chunk), PIECE_BYTES):
+                # The server sends the piece before it asks for the next one.
+                self.patience.start(self._give_up, sender)
+                yield chunk[start : start + PIECE_BYTES]
+                self.patience.stop()
         self.is_complete = not self.subscription.is_gone
+        if self.subscription.is_cut:
+            # A clean end would say that this was all; at this, gunicorn just closes the connection.
+            raise ConnectionResetError(errno.ECONNRESET, "stream cut before its end")
 
     def close(self) -> None:
         """Stop watching, unsubscribe, and do what was asked for a client that left."""
+        self.patience.stop()
+        self.patience.close()
         self.watcher.kill(block=False)
         self.release()
         if self.on_disconnect and not self.is_complete and not self.subscription.is_closing:
             self.on_disconnect()
 
+    def _give_up(self, sender: greenlet) -> None:
+        """Cut off a client that does not read: the send that waits for it ends as at a reset."""
+        log.info("client dropped: it does not read", thread_id=str(self.subscription.thread_id))
+        if self.connection is not None:
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        sender.throw(ConnectionResetError(errno.ECONNRESET, "the client does not read"))
 
-def _leave_at_eof(environ: dict[str, Any], subscription: Subscription) -> None:
-    """Wait until the client closes its side; a request that it sends ahead ends the watch."""
-    connection: socket.socket | None = environ.get("gunicorn.socket")
-    if connection is None:
-        return
-    try:
-        wait_read(connection.fileno())
-        is_open = bool(connection.recv(1, socket.MSG_PEEK))
-    except OSError:
-        is_open = False
-    if not is_open:
-        subscription.leave()
+    def _leave_at_eof(self) -> None:
+        """Wait until the client closes its side; a request that it sends ahead ends the watch."""
+        if self.connection is None:
+            return
+        try:
+            wait_read(self.connection.fileno())
+            is_open = bool(self.connection.recv(1, socket.MSG_PEEK))
+        except OSError:
+            is_open = False
+        if not is_open:
+            self.subscription.leave()

@@ -1,0 +1,77 @@
+"""psycopg's connections, made to give up a Postgres that stays silent."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+from psycopg import AsyncConnection, Connection
+from psycopg.errors import ReadOnlySqlTransaction
+from psycopg.rows import DictRow, dict_row
+
+from greenroom.config import Config
+from greenroom.database.silence import GRACE_SECONDS, WATCH, session
+
+
+class PatientConnection(Connection[DictRow]):
+    """A connection whose every wait ends. Made with the keywords of `options`."""
+
+    silence_seconds: float | None = None
+    """None while it is opened, under psycopg's own time-out."""
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+        """See the base class; takes `silence_seconds`, too."""
+        silence_seconds = kwargs.pop("silence_seconds")
+        connection = super().connect(conninfo, **kwargs)
+        connection.silence_seconds = silence_seconds
+        return connection
+
+    def wait(self, *arguments: Any, **options: Any) -> Any:
+        """See the base class; raises OperationalError when the answer is overdue."""
+        if self.silence_seconds is None:
+            return super().wait(*arguments, **options)
+        with WATCH.over(self.pgconn.socket, self.silence_seconds), left_if_read_only(self):
+            return super().wait(*arguments, **options)
+
+
+class PatientAsyncConnection(AsyncConnection[DictRow]):
+    """As `PatientConnection`."""
+
+    silence_seconds: float | None = None
+    """None while it is opened, under psycopg's own time-out."""
+
+    @classmethod
+    async def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
+        """See the base class; takes `silence_seconds`, too."""
+        silence_seconds = kwargs.pop("silence_seconds")
+        connection = await super().connect(conninfo, **kwargs)
+        connection.silence_seconds = silence_seconds
+        return connection
+
+    async def wait(self, *arguments: Any, **options: Any) -> Any:
+        """See the base class; raises OperationalError when the answer is overdue."""
+        if self.silence_seconds is None:
+            return await super().wait(*arguments, **options)
+        with WATCH.over(self.pgconn.socket, self.silence_seconds), left_if_read_only(self):
+            return await super().wait(*arguments, **options)
+
+
+@contextmanager
+def left_if_read_only(connection: "PatientConnection | PatientAsyncConnection") -> Iterator[None]:
+    """Close the connection to a server that has become a standby (database/engine.py)."""
+    try:
+        yield
+    except ReadOnlySqlTransaction:
+        connection.pgconn.finish()
+        raise
+
+
+def options(config: Config, application_name: str) -> dict[str, Any]:
+    """What a pool opens its connections with: no transactions, rows as dictionaries."""
+    return {
+        **session(application_name, config.database_timeout_seconds),
+        "silence_seconds": config.database_timeout_seconds + GRACE_SECONDS,
+        "autocommit": True,
+        "row_factory": dict_row,
+        "prepare_threshold": 0,
+    }
