@@ -92,6 +92,8 @@ ROWS = (
     less("idle", "many.kb_each", "memory of each", "kB", limit=20),
     less("idle", "many.ok.p99_ms", "/ok meanwhile, p99", "ms", reference=0.05, aegra=1),
     less("idle", "quiet.ok.p99_ms", "/ok before, p99", "ms"),
+    less("idle", "few.opening_s", "opening the first 1,000", "s"),
+    less("idle", "many.opening_s", "opening 4,000 more", "s"),
     less("state", "small.state.p50_ms", "state, 1 client, p50", "ms",
          reference=0.3, aegra=0.5, floor=4),
     more("state", "small.state_10.per_s", "state, 10 clients", "requests/s",

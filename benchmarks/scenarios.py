@@ -5,7 +5,7 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 from benchmarks.client import Answer, Broken, Connection, Events
 from benchmarks.counters import FLUSH_SECONDS
@@ -23,6 +23,7 @@ IDLE_RUNS = 5
 OPENING_BATCH = 50
 KILOBYTE = 1024
 PAUSE_SECONDS = 0.004
+LOOK_SECONDS = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,23 +266,23 @@ async def idle(load: Load) -> Figures:
     ]
     figures = await probe_ok(load, "quiet")
     memory = processes.memory()
-    streams: list[asyncio.Task[Answer]] = []
+    streams: list[OpenStream] = []
     for name, count in (("few", sizes.few_streams), ("many", sizes.many_streams)):
         opening = perf_counter()
-        is_open = await open_streams(load, runs, count - len(streams), streams)
+        await open_streams(load, runs, count, streams)
         figures[f"{name}.opening_s"] = perf_counter() - opening
-        if not is_open or any(stream.done() for stream in streams):
-            load.blame("idle", f"not all of {count} streams are open")
         before = processes.now()
         await asyncio.sleep(sizes.idle_seconds)
         figures[f"{name}.cores"] = processes.since(before).cpu_seconds / sizes.idle_seconds
         grown = processes.memory().pss_bytes - memory.pss_bytes
-        figures[f"{name}.kb_each"] = grown / KILOBYTE / len(streams)
         figures |= await probe_ok(load, name)
-        figures[f"{name}.streams"] = sum(not stream.done() for stream in streams)
+        figures[f"{name}.streams"] = held = sum(stream.is_held for stream in streams)
+        figures[f"{name}.kb_each"] = grown / KILOBYTE / max(held, 1)
+        if held < count:
+            load.blame("idle", f"{held} of {count} streams are open")
     for stream in streams:
-        stream.cancel()
-    await asyncio.gather(*streams, return_exceptions=True)
+        stream.reading.cancel()
+    await asyncio.gather(*(stream.reading for stream in streams), return_exceptions=True)
     load.close()
     for run in runs:
         with suppress(Broken, OSError):
@@ -289,22 +290,31 @@ async def idle(load: Load) -> Figures:
     return figures
 
 
-async def open_streams(
-    load: Load, runs: list[Run], count: int, streams: list["asyncio.Task[Answer]"]
-) -> bool:
-    """Open that many more, in batches. False: they do not open in time."""
+class OpenStream(NamedTuple):
+    """A stream, and whoever reads it."""
+
+    connection: Connection
+    reading: asyncio.Task[Answer]
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the server has begun to answer, and has not ended."""
+        opened = self.connection.opened
+        return opened is not None and opened.done() and not self.reading.done()
+
+
+async def open_streams(load: Load, runs: list[Run], count: int, streams: list[OpenStream]) -> None:
+    """Open streams, in batches, until there are `count`, or the time for that is over."""
     give_up = perf_counter() + load.sizes.stream_opening_seconds
-    for begin in range(0, count, OPENING_BATCH):
-        batch = load.connect_all(min(OPENING_BATCH, count - begin))
-        for number, connection in enumerate(batch):
-            path = f"{runs[number % len(runs)].path}/stream"
-            opening = connection.stream("GET", path, events=Events("values"))
-            streams.append(asyncio.create_task(opening))
-        while not all(connection.opened and connection.opened.done() for connection in batch):
+    while len(streams) < count:
+        for connection in load.connect_all(min(OPENING_BATCH, count - len(streams))):
+            path = f"{runs[len(streams) % len(runs)].path}/stream"
+            reading = connection.stream("GET", path, events=Events("values"))
+            streams.append(OpenStream(connection, asyncio.create_task(reading)))
+        while not all(stream.is_held for stream in streams[-OPENING_BATCH:]):
             if perf_counter() > give_up:
-                return False
-            await asyncio.sleep(0.01)
-    return True
+                return
+            await asyncio.sleep(LOOK_SECONDS)
 
 
 async def probe_ok(load: Load, name: str) -> Figures:

@@ -25,7 +25,7 @@ class Sizes:
     reader_start_seconds: float = 1.5
     few_streams: int = 1000
     many_streams: int = 5000
-    stream_opening_seconds: float = 15.0
+    stream_opening_seconds: float = 30.0
     idle_seconds: float = 5.0
     """Long enough for a heartbeat of every stream."""
     probe_seconds: float = 3.0

@@ -40,6 +40,8 @@ class Chatter(BaseChatModel):
     ) -> AsyncIterator[ChatGenerationChunk]:
         for number in range(self.count):
             yield ChatGenerationChunk(message=AIMessageChunk(content=f"word{number:06d} "))
+            # A real one waits for the network here.
+            await asyncio.sleep(0)
 
 
 async def write(state: State) -> State:

@@ -76,7 +76,7 @@ def create(http: httpx.Client, ledger: Ledger) -> None:
     """Make a background run, and look at it until it is over."""
     thread_id = new_thread_once(http)
     run = post_once(http, f"/threads/{thread_id}/runs", {"assistant_id": "steps", "input": work()})
-    ledger.accept(run, steps=3)
+    ledger.accept(run)
     path = f"/threads/{thread_id}/runs/{run['run_id']}"
     assert http.get(f"{path}/join").json()["trail"] == [0, 1, 2]
     assert http.get(path).json()["status"] == "success"
@@ -88,7 +88,7 @@ def wait(http: httpx.Client, ledger: Ledger) -> None:
     body = {"assistant_id": "steps", "input": work()}
     assert post_once(http, f"/threads/{thread_id}/runs/wait", body)["trail"] == [0, 1, 2]
     (run,) = http.get(f"/threads/{thread_id}/runs").json()
-    ledger.accept(run, steps=3)
+    ledger.accept(run)
 
 
 def wait_stateless(http: httpx.Client, _ledger: Ledger) -> None:

@@ -7,7 +7,6 @@ from http import HTTPStatus
 from typing import Any
 
 import httpx
-import pytest
 from deployment import Deployment, events_of, get, join, new_thread, start
 from ledger import Ledger, usage_of
 from report import Scenario
@@ -113,54 +112,60 @@ def streamed(http: httpx.Client, body: dict[str, Any]) -> tuple[dict[str, str], 
     return {"thread_id": thread_id, "run_id": run_id}, events
 
 
-@pytest.mark.parametrize("kind", ["event", "state", "input", "messages"])
-def test_a_large_payload_is_carried_whole_beside_others(
-    deployment: Deployment, scenario: Open, ledger: Ledger, is_full: bool, kind: str
-) -> None:
-    """A second client's stream misses nothing, and memory stays a small multiple of the payload."""
-    largest = {"event": 10, "state": 50, "input": 50, "messages": 0}[kind] * MEGABYTE
-    size_bytes = largest if is_full else largest // 6
-    count = 100_000 if is_full else 10_000
-    title = f"{count:,} messages" if kind == "messages" else f"{kind} of {size_bytes >> 10} KiB"
-    one = scenario(13, title)
-    deployment.start_web()
-    worker = deployment.start_worker()
-    given: dict[str, Any] = {
+def load_of(kind: str, size_bytes: int, count: int) -> dict[str, Any]:
+    """The input of the graph `heavy` that makes such a payload."""
+    return {
         "event": {"kind": "events", "size": size_bytes},
         "state": {"kind": "state", "size": size_bytes},
         "input": {"kind": "none", "made": "x" * size_bytes},
         "messages": {"kind": "messages", "count": count},
     }[kind]
+
+
+def test_large_payloads_are_carried_whole_beside_others(
+    deployment: Deployment, scenario: Open, ledger: Ledger, is_full: bool
+) -> None:
+    """A second client's stream misses nothing, and memory stays a small multiple of the payload."""
+    deployment.start_web()
+    worker = deployment.start_worker()
+    megabytes = {"messages": 0, "event": 10, "state": 50, "input": 50}
+    count = 100_000 if is_full else 10_000
+    for kind, largest in megabytes.items():
+        size_bytes = largest * MEGABYTE // (1 if is_full else 6)
+        title = f"{kind} of {size_bytes >> 10} KiB" if size_bytes else f"{count:,} messages"
+        one = scenario(13, title)
+        before = usage_of(deployment).megabytes
+        made, carried = carry(deployment, ledger, load_of(kind, size_bytes, count))
+        whole = {"messages": count, "event": 1, "state": size_bytes, "input": 1}[kind]
+        assert made == whole if isinstance(made, int) else len(made) == whole
+        grown = usage_of(deployment).megabytes - before
+        assert grown < 150 + LARGEST_MULTIPLE * max(carried, size_bytes) / MEGABYTE
+        one.runs = 2
+    ledger.check()
+    assert worker.poll() is None
+    assert deployment.count_log("lease expired") == 0
+
+
+def carry(deployment: Deployment, ledger: Ledger, load: dict[str, Any]) -> tuple[Any, int]:
+    """Stream a large run beside a small one: what it made, and the size of its thread's state."""
     with deployment.client() as http, deployment.client() as other:
         http.timeout = other.timeout = httpx.Timeout(200)
-        before = usage_of(deployment).megabytes
-        body = {"assistant_id": "steps", "input": {"n": 40, "seconds": 0.05}}
+        body = {"input": {"n": 40, "seconds": 0.05}}
         neighbour = ledger.accept(start(other, new_thread(other), "steps", **body))
         path = f"/threads/{neighbour['thread_id']}/runs/{neighbour['run_id']}/stream"
-        large = {"assistant_id": "heavy", "input": given, "stream_mode": ["values", "custom"]}
+        large = {"assistant_id": "heavy", "input": load, "stream_mode": ["values", "custom"]}
         with other.stream("GET", path) as response:
             run, events = streamed(http, large)
             ledger.accept(run)
             seen = [data["trail"] for name, data, _ in events_of(response) if name == "values"]
         assert [len(trail) for trail in seen[-20:]] == list(range(21, 41))
         assert get(http, run)["status"] == "success"
-        made = events[-1][1].get("made")
-        if kind == "event":
-            (blob,) = (data["blob"] for name, data in events if name == "custom")
-            assert len(blob) == size_bytes
-        elif kind == "messages":
-            assert len(made) == count
-        elif kind == "state":
-            assert made == "x" * size_bytes
-        assert join(http, run).get("made") == made
+        blobs = [len(data["blob"]) for name, data in events if name == "custom"]
+        assert blobs == ([load["size"]] if load["kind"] == "events" else [])
+        made = events[-1][1]["made"]
+        assert join(http, run)["made"] == made
         state = http.get(f"/threads/{run['thread_id']}/state").json()
-        assert state["values"].get("made") == made
+        assert state["values"]["made"] == made
         history = http.get(f"/threads/{run['thread_id']}/history").json()
         assert history[0]["values"] == state["values"]
-        grown = usage_of(deployment).megabytes - before
-        carried = max(size_bytes, len(json.dumps(state)))
-        assert grown < 150 + LARGEST_MULTIPLE * carried / MEGABYTE
-    ledger.check()
-    assert worker.poll() is None
-    assert deployment.count_log("lease expired") == 0
-    one.runs, one.lost, one.doubled = 2, len(ledger.lost()), len(ledger.doubled())
+    return made, len(json.dumps(state))

@@ -56,6 +56,7 @@ def test_a_stream_that_a_stopping_web_process_cuts_does_not_look_like_the_end(
         until(lambda: http.get(place).json()["status"] == "success")
 
 
+@pytest.mark.timeout(900)
 def test_rolling_restarts_fail_no_request_and_charge_no_attempt(
     deployment: Deployment,
     scenario: Callable[[int, str], Scenario],

@@ -5,9 +5,12 @@ import signal
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from threading import Event
 
 import httpx
 import psutil
@@ -78,12 +81,25 @@ class Weather:
     def flush(self) -> None:
         self.redis.flushall()
 
-    def measure(self) -> None:
-        """Note how much memory the spared processes hold."""
+    @contextmanager
+    def measured(self) -> Iterator[None]:
+        """Note twice a second, during the block, how much memory the spared processes hold."""
         family = [
             member for elder in self.elders for member in [elder, *elder.children(recursive=True)]
         ]
-        self.megabytes.append(sum(member.memory_info().rss for member in family) / 2**20)
+        stopped = Event()
+
+        def measure() -> None:
+            while not stopped.wait(0.5):
+                self.megabytes.append(sum(one.memory_info().rss for one in family) / 2**20)
+
+        with ThreadPoolExecutor(1) as pool:
+            measuring = pool.submit(measure)
+            try:
+                yield
+            finally:
+                stopped.set()
+        measuring.result()
 
     def growth_megabytes(self) -> float:
         """From the second to the last third of the measurements; the first is for warming up."""
@@ -118,15 +134,12 @@ def test_a_soak_under_fire_loses_and_doubles_nothing(
             time.sleep(PROBE_SECONDS)
             capacity = sum(done) / PROBE_SECONDS
         ends_at = time.monotonic() + soak_seconds
-        with at_work(per_second=LOAD * capacity) as done:
+        with at_work(per_second=LOAD * capacity) as done, weather.measured():
             strikes = 0
             while (now := time.monotonic()) < ends_at:
                 weather.strike(strikes)
                 strikes += 1
-                next_strike = min(now + pause_seconds, ends_at)
-                while time.monotonic() < next_strike:
-                    weather.measure()
-                    time.sleep(0.5)
+                time.sleep(max(0.0, min(now + pause_seconds, ends_at) - time.monotonic()))
     weather.redis.close()
     one.runs = sum(done)
     growth = weather.growth_megabytes()

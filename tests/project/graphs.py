@@ -148,7 +148,7 @@ class Load(TypedDict, total=False):
 async def weigh(state: Load) -> Load:
     """Make as much as the input asks for: of state, of events, of messages, of levels."""
     size, count = state.get("size", 1), state.get("count", 1)
-    while not Path(state.get("path", "/")).exists():
+    while not Path(state.get("path", "/")).exists():  # noqa: ASYNC110 (a file tells of no event)
         await asyncio.sleep(0.01)
     match state["kind"]:
         case "events":

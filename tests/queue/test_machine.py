@@ -545,6 +545,8 @@ class Machine(RuleBasedStateMachine):
             )
             if claimed is not None:
                 self._haunt([lease for lease in self.leases[:-1] if lease.run_id == claimed.run_id])
+                if claimed.wish is not None:
+                    self._end(self.leases[-1], RunStatus.SUCCESS, "idle", has_looked=False)
                 self._end(self.leases[-1], RunStatus.SUCCESS, "idle", has_looked=True)
             self.every_row_is_as_expected()
 
@@ -595,14 +597,15 @@ class Machine(RuleBasedStateMachine):
         if wish is CancelAction.INTERRUPT:
             status, rest = RunStatus.INTERRUPTED, "idle"
         is_temporary = run is not None and run.is_temporary
+        has_webhook = run is not None and run.has_webhook
+        finish = life.finish_run_and_owe if has_webhook else life.finish_run_if_owned
         with self.database.transaction() as connection:
-            finished = life.finish_run_if_owned(
+            finished = finish(
                 connection,
                 lease,
                 Outcome(status, rest, values=b"{}"),
                 cancel_action=wish,
                 is_temporary=is_temporary,
-                has_webhook=run is not None and run.has_webhook,
             )
         if run is None or not is_current or run.wish != wish:
             assert finished is None
@@ -714,7 +717,7 @@ def test_no_history_loses_a_run_or_ends_it_twice(
     run_state_machine_as_test(
         lambda: Machine(own_database),
         settings=settings(
-            max_examples=2000 if is_full else 100,
+            max_examples=1500 if is_full else 60,
             stateful_step_count=40,
             derandomize=not is_full,
             # An example database would make one run depend on another.

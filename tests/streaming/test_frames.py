@@ -9,8 +9,10 @@ from greenroom.streaming.frames import (
     Batch,
     EventId,
     Kind,
+    Pieces,
     make_frame,
     pack,
+    pack_pieces,
     parse_event_id,
     select,
     split,
@@ -90,3 +92,17 @@ def test_a_malformed_event_id_is_none_of_ours(text: str) -> None:
 def test_event_ids_order_by_time_then_number() -> None:
     """So that ids of one run after another grow on a thread's stream."""
     assert EventId(1, 9) < EventId(2, 0) < EventId(2, 1)
+
+
+def test_a_large_batch_travels_in_pieces_and_arrives_whole() -> None:
+    """A piece that comes twice does no harm; one that is lost loses its batch, not the next."""
+    large = Batch(Kind.EVENTS, uuid4(), 3, 1, 7, 1, make_frame("custom", b"x" * 3_000_000))
+    small = batch()
+    assert list(pack_pieces(small)) == [pack(small)]
+    messages = [unpack(message) for message in pack_pieces(large)]
+    assert [message.kind for message in messages] == [Kind.PIECE] * 3
+    first, second, third = messages
+    pieces = Pieces()
+    assert [pieces.add(one) for one in (first, second, second, third)] == [None] * 3 + [large]
+    assert [pieces.add(one) for one in (first, third)] == [None, None]
+    assert [pieces.add(one) for one in messages] == [None, None, large]

@@ -23,14 +23,15 @@ from psycopg.rows import DictRow
 
 from greenroom import wire
 from greenroom.graphs.checkpoint_clock import observe
-from greenroom.graphs.group_commit import NEWEST, CheckpointStore, Put, translated
+from greenroom.graphs.group_commit import NEWEST, Chain, CheckpointStore, Put, translated
 from greenroom.graphs.recent import Head, Recent, as_row
 from greenroom.queue.life import Lease
 
 T = TypeVar("T")
 
 LARGEST_PENDING_BYTES = 16 * 1024 * 1024
-"""Of one run: beyond this it waits for its commits instead of filling the memory."""
+MOST_PENDING = 16
+"""Of one run: beyond this it waits for its commits, so that a crash costs it few steps."""
 
 
 class RowReader(PostgresSaver):
@@ -70,6 +71,7 @@ class FencedSaver(BasePostgresSaver):
         self.awaits_commits = awaits_commits
         self.reader = PostgresSaver(store.reads)
         self._recent = Recent(is_blank=is_blank)
+        self._chain = Chain()
         self._pending: deque[Put] = deque()
 
     async def settled(self) -> None:
@@ -105,7 +107,7 @@ class FencedSaver(BasePostgresSaver):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """See the base class."""
-        put = Put(self.lease)
+        put = Put(self.lease, self._chain)
         pointer = self._fill_checkpoint(put, config, checkpoint, metadata, new_versions)
         await self._write(put)
         return pointer
@@ -118,7 +120,7 @@ class FencedSaver(BasePostgresSaver):
         task_path: str = "",
     ) -> None:
         """See the base class."""
-        put = Put(self.lease)
+        put = Put(self.lease, self._chain)
         self._fill_writes(put, config, writes, task_id, task_path)
         await self._write(put)
 
@@ -200,7 +202,7 @@ class FencedSaver(BasePostgresSaver):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """See the base class; for sync code in a run's own threads."""
-        put = Put(self.lease)
+        put = Put(self.lease, self._chain)
         pointer = self._fill_checkpoint(put, config, checkpoint, metadata, new_versions)
         self._submit(put)
         if self.awaits_commits:
@@ -215,7 +217,7 @@ class FencedSaver(BasePostgresSaver):
         task_path: str = "",
     ) -> None:
         """See the base class; for sync code in a run's own threads."""
-        put = Put(self.lease)
+        put = Put(self.lease, self._chain)
         self._fill_writes(put, config, writes, task_id, task_path)
         self._submit(put)
         if self.awaits_commits:
@@ -232,7 +234,10 @@ class FencedSaver(BasePostgresSaver):
         self._submit(put)
         if self.awaits_commits:
             await asyncio.wrap_future(put.done)
-        elif sum(waiting.size_bytes for waiting in self._pending) > LARGEST_PENDING_BYTES:
+        elif (
+            len(self._pending) > MOST_PENDING
+            or sum(waiting.size_bytes for waiting in self._pending) > LARGEST_PENDING_BYTES
+        ):
             await self.settled()
 
     def _submit(self, put: Put) -> None:

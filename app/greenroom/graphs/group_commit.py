@@ -120,10 +120,19 @@ SELECT max(checkpoint_id) AS newest FROM checkpoints WHERE thread_id = %s AND ch
 
 
 @dataclass(slots=True)
+class Chain:
+    """The puts of one run, each of which builds on those before."""
+
+    error: Exception | None = None
+    """Of the first that could not be written: from then on none is."""
+
+
+@dataclass(slots=True)
 class Put:
     """What one call of a saver wants written, and who waits for it."""
 
     lease: Lease
+    chain: Chain
     done: "Future[None]" = field(default_factory=Future)
     """Done once it is committed; LeaseLost or DatabaseUnavailable when it cannot be."""
     size_bytes: int = 0
@@ -226,10 +235,12 @@ class CheckpointStore:
                     self._has_work.set()
 
     def _take(self) -> list[Put]:
-        """Take what may be written now: a checkpoint must not be there before its parent."""
+        """Take what may be written now: no checkpoint before its parent, none without it."""
         size, group, rest = 0, list[Put](), list[Put]()
         for put in self._waiting:
-            if size > LARGEST_GROUP_BYTES or put.lease.run_id in self._under_way:
+            if put.chain.error is not None:
+                settle([put], put.chain.error)
+            elif size > LARGEST_GROUP_BYTES or put.lease.run_id in self._under_way:
                 rest.append(put)
             else:
                 size += put.size_bytes
@@ -244,6 +255,9 @@ class CheckpointStore:
             settle(group, error)
             return
         for put in group:
+            if put.chain.error is not None:
+                settle([put], put.chain.error)
+                continue
             try:
                 await self._write([put])
             except Exception as own_error:  # noqa: BLE001 (it belongs to this put's run)
@@ -268,6 +282,7 @@ def settle(group: Sequence[Put], error: Exception | None) -> None:
         if error is None:
             put.done.set_result(None)
         else:
+            put.chain.error = put.chain.error or error
             put.done.set_exception(error)
 
 
