@@ -24,6 +24,7 @@ from langgraph.types import StreamMode
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import AsyncConnectionPool
+from pydantic import BaseModel
 
 from benchmarks.client import run
 from benchmarks.counters import FLUSH_SECONDS, Counters
@@ -64,7 +65,7 @@ class Floor:
             values, new_thread(), stream_mode=mode, durability="async"
         )
         async for event in events:
-            yield orjson.dumps(event, default=str)
+            yield orjson.dumps(event, default=dump)
 
     async def echo(self, _client: int = 0, _number: int = 0) -> bool:
         """Run the trivial graph to its end."""
@@ -209,6 +210,11 @@ def reader(
         return True
 
     return one
+
+
+def dump(value: Any) -> Any:
+    """Encode what orjson cannot: messages."""
+    return value.model_dump() if isinstance(value, BaseModel) else str(value)
 
 
 def new_thread() -> RunnableConfig:

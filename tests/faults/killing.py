@@ -51,6 +51,8 @@ def suspend(pid: int) -> None:
 def transaction(deployment: Deployment) -> Iterator[Connection]:
     """A transaction of our own, for locks that make the processes wait where we want them."""
     with deployment.database.transaction() as connection:
+        # Ours may stand idle for longer than the product allows itself.
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         yield connection
 
 
