@@ -118,7 +118,7 @@ CREATE INDEX run_queued ON run (thread_id, sequence) WHERE queue_state = 'queued
 CREATE INDEX run_scheduled ON run (due_at) WHERE queue_state = 'scheduled';
 -- renew_leases and find_expired_leases: as many rows as there are slots.
 CREATE INDEX run_running ON run (worker_id) WHERE status = 'running';
--- find_active, settle_thread, multitask rules: whatever has ended on a thread, nobody reads past it.
+-- find_active, settle_thread, multitask rules: nobody reads past what has ended on a thread.
 CREATE INDEX run_active ON run (thread_id, sequence) WHERE status IN ('pending', 'running');
 -- The list of a thread's runs, newest first.
 CREATE INDEX run_thread ON run (thread_id, sequence DESC);

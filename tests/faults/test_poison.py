@@ -72,7 +72,7 @@ def test_other_runs_go_on_while_suspects_are_executed_apart(
     deployment.start_supervised_worker()
     mark = "UPDATE run SET is_suspect = true WHERE run_id = CAST(:run_id AS uuid) RETURNING 1"
     with deployment.client() as http:
-        blocker = start(http, new_thread(http), "steps", input={"n": 500, "seconds": 0.1})
+        blocker = start(http, new_thread(http), "steps", input={"n": 20, "seconds": 2})
         thread_id = blocker["thread_id"]
         suspect = ledger.accept(start(http, thread_id, "where", input={}))
         assert deployment.value(mark, run_id=suspect["run_id"]) == 1

@@ -20,7 +20,7 @@ def test_headers_name_the_run_before_its_first_event(
 ) -> None:
     """A queued run's stream is open, with the run's place, while the run still waits."""
     thread_id = new_thread(http)
-    first = start(http, thread_id, "steps", input={"n": 500, "seconds": 0.2})
+    first = start(http, thread_id, "steps", input={"n": 20, "seconds": 2})
     body = {"assistant_id": "echo", "input": {"text": "x"}}
     with http.stream("POST", f"/threads/{thread_id}/runs/stream", json=body) as response:
         path = response.headers["content-location"]
@@ -36,7 +36,7 @@ def test_a_cancelled_queued_run_ends_its_streams_and_waits(
 ) -> None:
     """No worker ever touches it: the web process itself tells who listens."""
     thread_id = new_thread(http)
-    first = start(http, thread_id, "steps", input={"n": 500, "seconds": 0.2})
+    first = start(http, thread_id, "steps", input={"n": 20, "seconds": 2})
     second = start(http, thread_id, "echo", input={"text": "x"})
     path = f"/threads/{thread_id}/runs/{second['run_id']}"
     with http.stream("GET", f"{path}/stream") as response, server.client() as own:

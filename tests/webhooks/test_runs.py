@@ -111,7 +111,7 @@ def test_a_cancelled_run_tells_who_asked(
     """Cancelled while running, and with the values so far."""
     calling.start_worker()
     thread_id = new_thread(client)
-    run = start(client, thread_id, "steps", input={"n": 500}, webhook=receiver.url)
+    run = start(client, thread_id, "steps", input={"n": 20, "seconds": 2}, webhook=receiver.url)
     until(lambda: client.get(f"/threads/{thread_id}/state").json()["values"].get("trail"))
     path = f"/threads/{thread_id}/runs/{run['run_id']}/cancel"
     assert client.post(path, params={"wait": "1"}).status_code == 200

@@ -1,16 +1,21 @@
 """The group-commit checkpointer: langgraph's own conformance suite, and the fence."""
 
 import asyncio
+import operator
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID, uuid4
 
 import pytest
 from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.checkpoint.conformance import checkpointer_test, validate
+from langgraph.checkpoint.postgres import PostgresSaver
+from langgraph.graph import END, START, StateGraph
+from langgraph.types import Command, Send, interrupt
 from psycopg.rows import dict_row
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from typing_extensions import TypedDict
 
 from greenroom.database.engine import Database
 from greenroom.errors import LeaseLost
@@ -141,3 +146,86 @@ async def test_deleting_a_runs_checkpoints_spares_those_of_others(
             "SELECT version FROM checkpoint_blobs WHERE thread_id = %s", (str(lease.thread_id),)
         ).scalars()
         assert list(blobs) == ["0"]
+
+
+class Told(TypedDict, total=False):
+    """What the graph below passes on, of every kind that is stored in its own way."""
+
+    number: int
+    text: str
+    things: Annotated[list[Any], operator.add]
+    nothing: Any
+
+
+def ask(state: Told) -> Told:
+    """Ask twice, in one node."""
+    first = interrupt({"q": 1})
+    second = interrupt({"q": 2})
+    return {"things": [first, second], "number": 2.5, "nothing": None}
+
+
+def fan_out(state: Told) -> list[Send]:
+    """Several tasks in one step."""
+    return [Send("one", {"number": n}) for n in range(3)]
+
+
+def one(state: Told) -> Told:
+    """A task of the fan."""
+    return {"things": [{"n": state["number"], "b": b"\x00\xff"}]}
+
+
+def telling(saver: Any) -> Any:
+    """A graph with a subgraph, a fan and interrupts."""
+    inner = StateGraph(Told).add_node("ask", ask).add_edge(START, "ask").compile()
+    outer = StateGraph(Told).add_node("one", one).add_node("inner", inner)
+    outer.add_node("begin", lambda _: {"text": "a\x00b\ud800"})
+    outer.add_edge(START, "begin").add_conditional_edges("begin", fan_out, ["one"])
+    outer.add_edge("one", "inner").add_edge("inner", END)
+    return outer.compile(checkpointer=saver)
+
+
+@pytest.mark.parametrize("awaits_commits", [True, False])
+async def test_what_a_run_remembers_is_what_postgres_holds(
+    database: Database, database_uri: str, *, awaits_commits: bool
+) -> None:
+    """Every namespace, after every step, interrupt, resumption, update and fork."""
+    lease = claim_new(database)
+    config = pointer(lease.thread_id)
+    async with open_store(database_uri) as store:
+        saver = FencedSaver(store, lease, is_blank=True, awaits_commits=awaits_commits)
+        graph = telling(saver)
+
+        async def compare() -> None:
+            await saver.settled()
+            with store.reads.connection() as connection:
+                rows = connection.execute(
+                    "SELECT DISTINCT checkpoint_ns FROM checkpoints WHERE thread_id = %s",
+                    (str(lease.thread_id),),
+                ).fetchall()
+            for row in rows:
+                own = pointer(lease.thread_id, checkpoint_ns=row["checkpoint_ns"])
+                stored = PostgresSaver(store.reads).get_tuple(own)
+                remembered = saver.get_tuple(own)
+                assert remembered is not None
+                assert stored is not None
+                assert remembered._replace(pending_writes=None) == stored._replace(
+                    pending_writes=None
+                )
+                assert remembered.pending_writes == stored.pending_writes
+
+        assert saver.get_tuple(config) is None
+        given: Any
+        for given in ({"number": 1, "things": []}, Command(resume="x"), Command(resume="y")):
+            async for _ in graph.astream(given, config, stream_mode="values"):
+                await compare()
+            await compare()
+        assert (await graph.aget_state(config)).next == ()
+        await graph.aupdate_state(config, {"things": ["more"]})
+        await compare()
+        history = [snapshot async for snapshot in graph.aget_state_history(config)]
+        await graph.aupdate_state(history[3].config, {"things": ["fork"]})
+        await compare()
+        assert (await graph.ainvoke({"number": 2}, config))["number"] is not None
+        await compare()
+        again = FencedSaver(store, lease)
+        assert again.get_tuple(config) == again.get_tuple(config)

@@ -193,8 +193,10 @@ def refuse_dead_connection(connection: Any, _record: Any, _proxy: Any) -> None:
 
     An idle connection has nothing to read: if it has, that is the end of the stream or a farewell.
     """
-    readable, _, _ = select.select([connection], [], [], 0)
-    if readable:
+    # Not select(): it refuses descriptors from 1024 on, which a web process with many streams has.
+    look = select.poll()
+    look.register(connection, select.POLLIN)
+    if look.poll(0):
         raise sqlalchemy_errors.DisconnectionError
 
 

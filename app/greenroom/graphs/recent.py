@@ -47,6 +47,8 @@ class Recent:
         """Namespaces that are known to hold something, remembered or not."""
         self._empty: set[str] = set()
         """Namespaces that are known to hold nothing."""
+        self._early: dict[tuple[str, str], dict[tuple[str, int], Write]] = {}
+        """Writes to checkpoints that are still to come: langgraph puts those in the background."""
 
     def is_empty(self, ns: str) -> bool:
         """Whether a namespace certainly has no checkpoint."""
@@ -68,8 +70,11 @@ class Recent:
         before = self._heads.pop(ns, None)
         is_first = self.is_empty(ns) and head.parent_id is None
         self._seen.add(ns)
+        early = self._early.pop((ns, head.checkpoint_id), None)
         if not is_first and (before is None or before.checkpoint_id != head.parent_id):
             return
+        if early is not None:
+            head.writes = early
         if before is not None:
             for channel, blob in before.blobs.items():
                 if versions.get(channel) == blob[0]:
@@ -80,14 +85,18 @@ class Recent:
         self, ns: str, checkpoint_id: str, rows: Iterable[WriteRow], *, replaces: bool
     ) -> None:
         """Tasks wrote to a checkpoint; ordinary writes that come again change nothing."""
-        head = self.find(ns, checkpoint_id)
-        if head is None:
+        head = self._heads.get(ns)
+        if head is not None and head.checkpoint_id == checkpoint_id:
+            writes = head.writes
+        elif (head is not None and head.checkpoint_id < checkpoint_id) or self.is_empty(ns):
+            writes = self._early.setdefault((ns, checkpoint_id), {})
+        else:
             return
         for task_id, index, write in rows:
             if replaces:
-                head.writes[task_id, index] = write
+                writes[task_id, index] = write
             else:
-                head.writes.setdefault((task_id, index), write)
+                writes.setdefault((task_id, index), write)
 
     def read(self, ns: str, row: Mapping[str, Any] | None) -> None:
         """Postgres told the newest checkpoint of a namespace."""
@@ -115,6 +124,7 @@ class Recent:
         """Something was removed: ask Postgres from now on."""
         self._seen.update(self._heads, self._empty)
         self._heads.clear()
+        self._early.clear()
         self._empty.clear()
         self.is_blank = False
 
