@@ -189,15 +189,17 @@ def roll_back(connection: Connection) -> None:
 
 
 def refuse_dead_connection(connection: Any, _record: Any, _proxy: Any) -> None:
-    """Make the pool replace a connection that the server has closed, without a round trip.
+    """Make the pool replace a connection that the server has closed, without a round trip."""
+    if has_news(connection.fileno()):
+        raise sqlalchemy_errors.DisconnectionError
 
-    An idle connection has nothing to read: if it has, that is the end of the stream or a farewell.
-    """
+
+def has_news(descriptor: int) -> bool:
+    """Whether an idle connection has something to read: the end of the stream, or a farewell."""
     # Not select(): it refuses descriptors from 1024 on, which a web process with many streams has.
     look = select.poll()
-    look.register(connection, select.POLLIN)
-    if look.poll(0):
-        raise sqlalchemy_errors.DisconnectionError
+    look.register(descriptor, select.POLLIN)
+    return bool(look.poll(0))
 
 
 def leave_read_only_server(context: ExceptionContext) -> None:

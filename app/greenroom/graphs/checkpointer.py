@@ -1,6 +1,7 @@
 """The worker's checkpointer: langgraph's tables and format, one run's view of them."""
 
 import asyncio
+import contextlib
 from collections import deque
 from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -77,11 +78,9 @@ class FencedSaver(BasePostgresSaver):
     async def settled(self) -> None:
         """Return when everything is committed."""
         while self._pending:
-            first = self._pending[0]
-            await asyncio.wrap_future(first.done)
-            # Several tasks of a graph may wait here for the same one.
-            if self._pending and self._pending[0] is first:
-                self._pending.popleft()
+            put = self._pending[0]
+            await asyncio.wrap_future(put.done)
+            self._drop(put)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """See the base class. Blocks the run's own loop for one round trip."""
@@ -242,16 +241,24 @@ class FencedSaver(BasePostgresSaver):
 
     def _submit(self, put: Put) -> None:
         """Send a put on its way, unless an earlier one is known to have failed."""
-        while self._pending and self._pending[0].done.done():
-            self._pending.popleft().done.result()
+        for earlier in list(self._pending):
+            if not earlier.done.done():
+                break
+            earlier.done.result()
+            self._drop(earlier)
         self._pending.append(put)
         self.store.submit(put)
 
     def _settle(self) -> None:
         """As `settled`, for a thread that may block: Postgres must know what it is asked about."""
-        while self._pending:
-            self._pending[0].done.result()
-            self._pending.popleft()
+        for put in list(self._pending):
+            put.done.result()
+            self._drop(put)
+
+    def _drop(self, put: Put) -> None:
+        # Several tasks and threads of a graph may have waited for the same one.
+        with contextlib.suppress(ValueError):
+            self._pending.remove(put)
 
     async def _there(self, work: Coroutine[Any, Any, T]) -> T:
         with translated():

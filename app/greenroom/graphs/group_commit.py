@@ -5,7 +5,6 @@ go to Postgres as one statement.
 """
 
 import asyncio
-import select
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from psycopg import AsyncConnection, Connection
 from psycopg.rows import DictRow
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
-from greenroom.database.engine import is_passing_state
+from greenroom.database.engine import has_news, is_passing_state
 from greenroom.errors import DatabaseUnavailable, LeaseLost
 from greenroom.queue.life import Lease
 
@@ -127,7 +126,7 @@ class Chain:
     """Of the first that could not be written: from then on none is."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Put:
     """What one call of a saver wants written, and who waits for it."""
 
@@ -143,12 +142,8 @@ class Put:
 
 
 def refuse_dead(connection: Connection[DictRow]) -> None:
-    """Make a pool replace a connection that the server has closed, without a round trip.
-
-    An idle connection has nothing to read: if it has, that is the end of the stream or a farewell.
-    """
-    readable, _, _ = select.select([connection.fileno()], [], [], 0)
-    if readable:
+    """Make a pool replace a connection that the server has closed, without a round trip."""
+    if has_news(connection.fileno()):
         # The library has not noticed yet, and would take the connection back as a good one.
         connection.close()
         raise psycopg.OperationalError("the server has closed this connection")
@@ -156,8 +151,7 @@ def refuse_dead(connection: Connection[DictRow]) -> None:
 
 async def refuse_dead_async(connection: AsyncConnection[DictRow]) -> None:
     """As `refuse_dead`, for the pool of the I/O loop."""
-    readable, _, _ = select.select([connection.fileno()], [], [], 0)
-    if readable:
+    if has_news(connection.fileno()):
         await connection.close()
         raise psycopg.OperationalError("the server has closed this connection")
 
