@@ -231,7 +231,7 @@ def test_a_paused_worker_cannot_write_after_its_lease(
         with streaming(http, f"/threads/{thread_id}/runs/stream", body) as events:
             for name, data, event_id in events:
                 seen.append((name, data, event_id))
-                if name == "custom" and data["step"] == 1 and data["pid"] == paused.pid:
+                if name == "custom" and data["step"] == 2 and data["pid"] == paused.pid:
                     paused_at = time.monotonic()
                     suspend(paused.pid)
                     one.kills += 1
