@@ -6,6 +6,7 @@ VENV := .venv
 STAMP := $(VENV)/installed
 CONFIG ?= examples/chat/langgraph.json
 SOAK ?= 600
+JOBS ?= 2
 
 help:
 	@echo "make install   make .venv with everything in it"
@@ -40,7 +41,7 @@ test: $(STAMP)
 # A scenario at full size may take longer than a test of `make test` may.
 faults: $(STAMP)
 	@exec $(VENV)/bin/python -m pytest tests/faults --full --soak $(SOAK) -p no:cacheprovider \
-	  -o timeout=1500 $(ARGS)
+	  -n $(JOBS) --dist worksteal -o timeout=1500 $(ARGS)
 
 model: $(STAMP)
 	@exec $(VENV)/bin/python tests/model/check_model.py $(ARGS)

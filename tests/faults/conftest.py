@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from deployment import Deployment
 from ledger import Ledger
 from report import Scenario, table
 
-SCENARIOS: list[Scenario] = []
+LINE = "scenario"
+"""The name of a test's property that holds a line of the report."""
 
 
 @pytest.fixture
@@ -28,20 +30,19 @@ def soak_seconds(pytestconfig: pytest.Config) -> float:
 
 
 @pytest.fixture
-def scenario(request: pytest.FixtureRequest) -> Iterator[Callable[[int, str], Scenario]]:
+def scenario(
+    record_property: Callable[[str, object], None],
+) -> Iterator[Callable[[int, str], Scenario]]:
     """Opens a scenario's line from its row and title. It counts as over when the test passes."""
     made: list[Scenario] = []
 
     def make(row: int, title: str) -> Scenario:
-        one = Scenario(row, title)
-        made.append(one)
-        SCENARIOS.append(one)
-        return one
+        made.append(Scenario(row, title))
+        return made[-1]
 
-    failures = request.session.testsfailed
     yield make
     for one in made:
-        one.is_over = request.session.testsfailed == failures
+        record_property(LINE, asdict(one))
 
 
 @pytest.fixture
@@ -50,9 +51,24 @@ def ledger(deployment: Deployment) -> Ledger:
     return Ledger(deployment)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The soak first: where tests run side by side, the others pass meanwhile."""
+    items.sort(key=lambda item: "test_soak" not in item.nodeid)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table."""
-    if SCENARIOS:
+    """Print the table. The lines came with the reports, so that tests may run side by side."""
+    reports = [one for each in terminalreporter.stats.values() for one in each]
+    reports = [one for one in reports if isinstance(one, pytest.TestReport)]
+    failed = {one.nodeid for one in reports if one.failed}
+    lines = [
+        Scenario(**{**value, "is_over": one.nodeid not in failed})
+        for one in reports
+        if one.when == "teardown"
+        for name, value in one.user_properties
+        if name == LINE
+    ]
+    if lines:
         terminalreporter.section("faults")
-        for line in table(SCENARIOS):
+        for line in table(lines):
             terminalreporter.write_line(line)

@@ -122,7 +122,11 @@ def test_many_clients_that_leave_at_once_leave_nothing_behind(
         before = usage_of_webs(deployment)
         after_waves = []
         for _ in range(2):
-            bound = {"assistant_id": "steps", "input": {"n": 20, "seconds": 2}, "on_disconnect": "cancel"}
+            bound = {
+                "assistant_id": "steps",
+                "input": {"n": 20, "seconds": 2},
+                "on_disconnect": "cancel",
+            }
             leaving = [
                 ask(url, "POST", f"/threads/{new_thread(http)}/runs/stream", bound)
                 for _ in range(clients // 10)
