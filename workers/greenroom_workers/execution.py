@@ -620,6 +620,7 @@ def interrupted(claim: Claim, outcome: Outcome) -> Outcome:
         output=outcome.output,
         interrupts=outcome.interrupts,
         config=outcome.config,
+        snapshot=outcome.snapshot,
     )
 
 

@@ -1,12 +1,14 @@
 """How a run ended, in the words of the wire."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from langgraph.pregel import Pregel
 from langgraph.types import StateSnapshot
 
 from greenroom.graphs.encoding import encode_json
+from greenroom.graphs.state import without_values
 from greenroom.queue import outbox
 from greenroom.queue.life import Claim, Outcome
 from greenroom.queue.states import CancelAction, RunStatus
@@ -94,15 +96,12 @@ def _with_state(
                 {"value": one.value, "id": one.id, "response_schema": None} for one in asked
             ],
         }
-    return Outcome(
-        status=outcome.status,
-        thread_status=outcome.thread_status,
-        error=outcome.error,
-        thread_error=outcome.thread_error,
-        config=outcome.config,
+    return replace(
+        outcome,
         values=encode_json(snapshot.values),
         output=None if output is snapshot.values else encode_json(output),
         interrupts=encode_json(shown),
+        snapshot=encode_json(without_values(snapshot)),
     )
 
 

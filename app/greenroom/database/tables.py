@@ -111,6 +111,8 @@ thread_state = Table(
     Column("output", JsonBytes),
     Column("interrupts", JsonBytes),
     Column("error", JsonBytes),
+    # The newest state without its values, as it is shown while no run is active; None: unknown.
+    Column("snapshot", JsonBytes),
 )
 
 run = Table(

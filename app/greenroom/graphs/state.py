@@ -212,9 +212,13 @@ def _pointer(config: RunnableConfig | None) -> Json | None:
 
 
 def _state(snapshot: StateSnapshot) -> Json:
+    return {"values": snapshot.values, **without_values(snapshot)}
+
+
+def without_values(snapshot: StateSnapshot) -> Json:
+    """All of the wire's state but `values`, which comes first in it."""
     pointer, parent = _pointer(snapshot.config), _pointer(snapshot.parent_config)
     return {
-        "values": snapshot.values,
         "next": list(snapshot.next),
         "tasks": [_task(task) for task in snapshot.tasks],
         # langgraph leaves the thread's id out of the metadata that it stores.

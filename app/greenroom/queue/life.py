@@ -73,6 +73,8 @@ class Outcome:
     """JSON of what `wait` answers; None where it equals the values."""
     interrupts: bytes = b"{}"
     config: bytes = b"{}"
+    snapshot: bytes | None = None
+    """JSON of the state without its values, as a read would show it; None where it is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +197,7 @@ def finish_run_if_owned(
             "values": outcome.values,
             "output": outcome.output,
             "interrupts": outcome.interrupts,
+            "snapshot": outcome.snapshot,
             "end_seq": end_frame[0] if end_frame else 0,
             "end_frame": end_frame[1] if end_frame else None,
         }

@@ -95,14 +95,16 @@ WITH ended AS (
        AND cancel_action IS NOT DISTINCT FROM :cancel_action
     RETURNING run_id
 ), state AS (
-    INSERT INTO thread_state (thread_id, status, config, "values", output, interrupts, error)
-    SELECT :thread_id, :thread_status, :config, :values, :output, :interrupts, :thread_error
+    INSERT INTO thread_state (thread_id, status, config, "values", output, interrupts, error,
+                              snapshot)
+    SELECT :thread_id, :thread_status, :config, :values, :output, :interrupts, :thread_error,
+           :snapshot
       FROM ended
     ON CONFLICT (thread_id) DO UPDATE SET status = excluded.status, config = excluded.config,
        -- A run that stopped before its first checkpoint leaves what was there.
        "values" = coalesce(excluded."values", thread_state."values"),
        output = CASE WHEN excluded."values" IS NULL THEN thread_state.output ELSE excluded.output END,
-       interrupts = excluded.interrupts, error = excluded.error
+       interrupts = excluded.interrupts, error = excluded.error, snapshot = excluded.snapshot
 ), logged AS (
     -- The error event of a resumable run belongs to its replay, and is true from now on.
     INSERT INTO run_event (run_id, first_seq, last_seq, thread_id, frames)
@@ -227,7 +229,8 @@ WITH ended AS (
 ), state AS (
     INSERT INTO thread_state (thread_id, status, error)
     SELECT :thread_id, 'error', :error FROM ended
-    ON CONFLICT (thread_id) DO UPDATE SET status = excluded.status, error = excluded.error
+    ON CONFLICT (thread_id) DO UPDATE SET status = excluded.status, error = excluded.error,
+       snapshot = NULL
 )
 SELECT run_id, webhook FROM ended;
 

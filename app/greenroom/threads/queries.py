@@ -23,6 +23,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
 from greenroom.contract.fields import UUID_FORM
+from greenroom.database.engine import Statements
 from greenroom.database.pages import AnyRow, Page, read_page
 from greenroom.database.tables import assistant, thread, thread_state
 
@@ -66,6 +67,16 @@ DELETE_CHECKPOINTS = text(
         f"DELETE FROM {table} WHERE thread_id = ANY (CAST(:thread_ids AS text[]))"
         for table in CHECKPOINT_TABLES
     )
+)
+
+RESTING_STATE = text(
+    """
+    SELECT thread.metadata ->> 'graph_id' AS graph_id, state."values", state.snapshot
+      FROM thread
+      LEFT JOIN thread_state AS state ON state.thread_id = thread.thread_id
+       AND state.snapshot IS NOT NULL AND thread.status <> 'busy'
+     WHERE thread.thread_id = :thread_id
+    """
 )
 
 # One statement sees one snapshot, so that the copy is whole even while the original works.
@@ -354,6 +365,14 @@ def find_address(connection: Connection, thread_id: UUID) -> AnyRow | None:
         .where(thread.c.thread_id == thread_id)
     )
     return connection.execute(query).one_or_none()
+
+
+def find_resting_state(connection: Statements, thread_id: UUID) -> Any:
+    """A thread's `graph_id`, and the JSON of `values` and `snapshot` where they are up to date.
+
+    None: no such thread.
+    """
+    return connection.execute(RESTING_STATE, {"thread_id": thread_id}).one_or_none()
 
 
 def _narrow(fields: Collection[str]) -> Select[Any]:

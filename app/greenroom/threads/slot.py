@@ -46,6 +46,10 @@ TAKE_SLOT = text(
                now() + make_interval(secs => :lease_seconds), 'rollback', now()
           FROM target WHERE NOT EXISTS (SELECT FROM active)
         RETURNING run_id
+    ), clouded AS (
+        -- Should the update be lost on its way, nobody knows what it has written.
+        UPDATE thread_state SET snapshot = NULL
+         WHERE thread_id = :thread_id AND EXISTS (SELECT FROM taken)
     )
     SELECT EXISTS (SELECT FROM target) AS found, EXISTS (SELECT FROM taken) AS taken,
            (SELECT assistant_id = :nobody FROM active LIMIT 1) AS is_update,

@@ -12,6 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from greenroom import wire
+from greenroom.config import Project
 from greenroom.database.engine import Database
 from greenroom.errors import AppError, BadRequest, ThreadNotFound
 from greenroom.graphs.client import GraphsClient
@@ -42,6 +43,7 @@ class Address:
 def read(
     database: Database,
     graphs: GraphsClient,
+    project: Project,
     thread_id: UUID,
     *,
     checkpoint: Mapping[str, Any] | None = None,
@@ -55,6 +57,10 @@ def read(
         ThreadNotFound: no such thread.
         GraphNotFound: langgraph.json no longer has the thread's graph.
     """
+    if checkpoint is None and not subgraphs:
+        resting = read_resting(database, project, thread_id)
+        if resting is not None:
+            return resting
     address = find_address(database, thread_id)
     if address.graph_id is None:
         return wire.dumps(_empty_state(thread_id, checkpoint))
@@ -65,6 +71,21 @@ def read(
         checkpoint=checkpoint,
         subgraphs=subgraphs,
     )
+
+
+def read_resting(database: Database, project: Project, thread_id: UUID) -> bytes | None:
+    """The newest state as the last run left it; None where only the graph can tell.
+
+    Raises:
+        ThreadNotFound: no such thread.
+    """
+    with database.direct() as connection:
+        row = queries.find_resting_state(connection, thread_id)
+        if row is None:
+            raise ThreadNotFound(thread_id)
+        if row.snapshot is None or row.values is None or row.graph_id not in project.graphs:
+            return None
+        return b'{"values":%b,%b' % (bytes(row.values), bytes(row.snapshot)[1:])
 
 
 def read_history(

@@ -28,7 +28,13 @@ def get_state(thread_id: UUID, query: StateQuery) -> Reply:
     """Get a thread's newest state."""
     found = services()
     return Reply(
-        state_service.read(found.database, found.graphs, thread_id, subgraphs=query.subgraphs)
+        state_service.read(
+            found.database,
+            found.graphs,
+            found.config.project,
+            thread_id,
+            subgraphs=query.subgraphs,
+        )
     )
 
 
@@ -41,6 +47,7 @@ def get_state_at_checkpoint_id(thread_id: UUID, checkpoint_id: str, query: State
         state_service.read(
             found.database,
             found.graphs,
+            found.config.project,
             thread_id,
             # A path may hold a NUL, which Postgres refuses.
             checkpoint={"checkpoint_id": wire.clean(checkpoint_id)},
@@ -58,6 +65,7 @@ def get_state_at_checkpoint(thread_id: UUID, body: StateAtCheckpoint) -> Reply:
         state_service.read(
             found.database,
             found.graphs,
+            found.config.project,
             thread_id,
             checkpoint=body.checkpoint.model_dump(exclude_none=True),
             subgraphs=body.subgraphs,
