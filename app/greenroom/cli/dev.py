@@ -3,6 +3,7 @@
 import http.client
 import json
 import shlex
+import signal
 import sys
 import threading
 from contextlib import ExitStack
@@ -11,7 +12,8 @@ from pathlib import Path
 
 import click
 
-from greenroom.cli.environment import child_environment, config_option
+from greenroom.cli.environment import PYTHON, child_environment, config_option
+from greenroom.cli.processes import kill_group, spawn
 from greenroom.cli.services import check_port, check_services
 from greenroom.cli.supervisor import Command, Supervisor
 from greenroom.cli.web import KILL_AFTER_SECONDS, graphs_command, graphs_socket, gunicorn_command
@@ -64,15 +66,12 @@ def command(
     with ExitStack() as stack:
         config = start_engines(config, missing, data_dir, stack)
         check_services(config)
-        # Not above: Alembic and SQLAlchemy, which a wrong langgraph.json need not wait for.
-        from greenroom.database import migrate  # noqa: PLC0415
-
-        migrate.migrate(config)
         environment |= {
             "DATABASE_URI": config.database_uri,
             "REDIS_URI": config.redis_uri,
             "GREENROOM_GRAPHS_SOCKET": stack.enter_context(graphs_socket(config.graphs_socket)),
         }
+        migrate(environment)
         code = supervise(config, environment, reload=reload)
     sys.exit(code)
 
@@ -109,6 +108,28 @@ def start_engines(config: Config, missing: set[str], data_dir: Path, stack: Exit
     if "REDIS_URI" in missing:
         config = replace(config, redis_uri=stack.enter_context(EmbeddedRedis(data_dir)).uri)
     return config
+
+
+def migrate(environment: dict[str, str]) -> None:
+    """Bring the schema up to date, in a process of its own.
+
+    What that imports, langgraph among it, would stay in our memory for as long as we supervise.
+
+    Raises:
+        SystemExit: it failed, and has said why.
+    """
+    process = spawn(
+        [*PYTHON, "greenroom.cli.main", "migrate"],
+        death_signal=signal.SIGTERM,
+        environment=environment,
+    )
+    try:
+        code = process.wait()
+    except BaseException:
+        kill_group(process)
+        raise
+    if code:
+        sys.exit(code)
 
 
 def supervise(config: Config, environment: dict[str, str], *, reload: bool) -> int:
