@@ -160,24 +160,27 @@ class ThreadStream:
         """The frames of a batch that this client wants and has not seen."""
         if batch.run_id == self.run_id and batch.lease_token < self.token:
             return b""
-        if EventId(batch.started_ms, batch.first_seq) < self.position:
-            return b""
-        self.run_id, self.token = batch.run_id, batch.lease_token
         has_done = batch.kind is Kind.END
-        self.position = EventId(batch.started_ms, batch.next_seq + has_done)
-        frames = self._select(batch)
+        after = EventId(batch.started_ms, batch.next_seq + has_done)
+        if after <= self.position:
+            return b""
+        # A client may have left in the middle of a batch.
+        is_resumed = batch.started_ms == self.position.milliseconds
+        from_seq = max(batch.first_seq, self.position.number if is_resumed else 0)
+        self.run_id, self.token, self.position = batch.run_id, batch.lease_token, after
+        frames = self._select(batch, from_seq)
         if has_done and self.modes & {"run_modes", "lifecycle"}:
             data = b'{"status":"run_done","run_id":"%b"}' % str(batch.run_id).encode()
             frames += make_frame("metadata", data, EventId(batch.started_ms, batch.next_seq))
         return frames
 
-    def _select(self, batch: Batch) -> bytes:
+    def _select(self, batch: Batch, from_seq: int) -> bytes:
         if batch.kind is Kind.STATE:
             return batch.frames if "state_update" in self.modes else b""
         if "run_modes" in self.modes:
-            return select(batch, batch.first_seq, None, with_ids=True)
+            return select(batch, from_seq, None, with_ids=True)
         if "lifecycle" in self.modes:
-            return select(batch, batch.first_seq, frozenset({"metadata"}), with_ids=True)
+            return select(batch, from_seq, frozenset({"metadata"}), with_ids=True)
         return b""
 
 
