@@ -100,6 +100,7 @@ def questions(backlog: Backlog) -> Iterator[tuple[str, str, dict[str, Any]]]:
         "values": b"{}",
         "output": None,
         "interrupts": b"{}",
+        "snapshot": b"{}",
         "end_seq": 0,
         "end_frame": None,
     }
