@@ -2,6 +2,7 @@
 
 from flask import Flask
 
+from greenroom.assistants.known import KnownAssistants
 from greenroom.assistants.service import ensure_system_assistants
 from greenroom.assistants.views import assistants
 from greenroom.config import Config, load_config
@@ -64,6 +65,7 @@ def build_services(config: Config) -> Services:
     return Services(
         config=config,
         database=database,
+        assistants=KnownAssistants(database),
         graphs=GraphsClient(config.graphs_socket),
         signals=Signals(client, keys),
         relay=Relay(

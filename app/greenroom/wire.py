@@ -40,6 +40,12 @@ def dumps(value: Any, default: Callable[[Any], Any] | None = None) -> bytes:
         return text.encode()
 
 
+def dumps_clean(value: Any, default: Callable[[Any], Any]) -> bytes:
+    """As `dumps`, of what JSONB can hold: NUL becomes U+FFFD, too."""
+    body = dumps(value, default)
+    return dumps(clean(value), default) if b"\\u0000" in body else body
+
+
 def loads(body: bytes | str) -> Any:
     """Decode JSON; NUL and lone surrogates come out as U+FFFD.
 

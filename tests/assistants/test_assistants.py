@@ -178,6 +178,7 @@ def test_a_run_finds_its_assistant_by_either_id(database: Database) -> None:
             {"configurable": {"x": 1}},
             {"x": 1},
             {"a": 1},
+            own["updated_at"],
         )
         assert queries.find_for_run(connection, "nope") is None
         with pytest.raises(InvalidRequest):

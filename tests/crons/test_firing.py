@@ -13,6 +13,7 @@ from deployment import Deployment
 from sqlalchemy import text
 
 from greenroom.assistants import service as assistants
+from greenroom.assistants.known import KnownAssistants
 from greenroom.assistants.schemas import AssistantCreate
 from greenroom.config import Config, GraphEntry, Project
 from greenroom.crons import service
@@ -296,7 +297,7 @@ def test_the_strategy_decides_on_a_busy_thread(
     """A slot that is refused is skipped; the cron goes on at the next one."""
     thread_id = scheduler.thread()
     body = RunCreateStateful(assistant_id="echo")
-    before = runs.prepare(scheduler.database, PROJECT, body, thread_id)
+    before = runs.prepare(KnownAssistants(scheduler.database), PROJECT, body, thread_id)
     runs.admit(scheduler.database, scheduler.signals, before)
     cron_id = scheduler.cron(thread_id, multitask_strategy=strategy)
     scheduler.set_due(cron_id, slot_ago(minutes=1))

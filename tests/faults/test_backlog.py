@@ -80,6 +80,7 @@ def questions(backlog: Backlog) -> Iterator[tuple[str, str, dict[str, Any]]]:
     admitted = {
         "run_id": uuid4(),
         "assistant_id": uuid4(),
+        "assistant_updated_at": None,
         "graph_id": "echo",
         "metadata": "{}",
         "kwargs": KWARGS,

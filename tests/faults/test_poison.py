@@ -58,7 +58,7 @@ def test_poison_among_neighbours_is_found_out_and_they_are_not_charged(
         assert get(http, poison)["status"] == "error"
     assert answer["__error__"]["error"] == "WorkerLost"
     assert "3 attempts" in answer["__error__"]["message"]
-    assert deployment.count_log(DEATHS) == 1
+    until(lambda: deployment.count_log(DEATHS) == 1)
     ledger.check()
     one.runs, one.kills = count + 1, 3
     one.lost, one.doubled = len(ledger.lost()), len(ledger.doubled())

@@ -3,7 +3,7 @@
 import dramatiq
 
 from greenroom.signals.bell import ACTOR, QUEUE
-from greenroom_workers.broker import WaitingBroker
+from greenroom_workers.broker import WaitingBroker, heard_at
 from greenroom_workers.execution import Executor
 
 
@@ -12,4 +12,4 @@ def declare_actors(broker: WaitingBroker, executor: Executor) -> None:
 
     @dramatiq.actor(broker=broker, queue_name=QUEUE, actor_name=ACTOR)
     def execute_due_runs() -> None:
-        executor.drain()
+        executor.drain(rung_at=heard_at())

@@ -6,7 +6,9 @@ and tests/workers/test_broker.py holds it to its word.
 """
 
 import threading
+import time
 from collections.abc import Callable
+from typing import Any
 
 import redis
 from dramatiq import Message, MessageProxy
@@ -25,6 +27,20 @@ BACK_OFF_MS = 200
 LONGEST_BACK_OFF_MS = 5_000
 
 
+class HeardMessage(MessageProxy):
+    """A sentinel, and when this process took it from Redis, by the monotonic clock."""
+
+    def __init__(self, message: Message[None], heard_at: float) -> None:
+        super().__init__(message)
+        self.heard_at = heard_at
+
+
+def heard_at() -> float:
+    """When the sentinel that this thread answers was heard."""
+    message: Any = CurrentMessage.get_current_message()
+    return float(message.heard_at)
+
+
 class WaitingConsumer(_RedisConsumer):
     """Fetches like the stock consumer; when there is nothing, waits until there is."""
 
@@ -34,6 +50,7 @@ class WaitingConsumer(_RedisConsumer):
         super().__init__(broker, queue_name, prefetch, timeout)
         self.list = f"{broker.namespace}:{queue_name}"
         self.has_room = threading.Event()
+        self.heard_at = 0.0
 
     def ack(self, message: MessageProxy) -> None:
         """Take a message off for good."""
@@ -62,7 +79,7 @@ class WaitingConsumer(_RedisConsumer):
                 if data is not None:
                     message = Message.decode(data)
                     self.queued_message_ids.add(message.message_id)
-                    return MessageProxy(message)
+                    return HeardMessage(message, self.heard_at)
         except redis.RedisError as error:
             # Away, silent, or out of memory: Dramatiq waits a little and looks again.
             raise ConnectionClosed(error) from error
@@ -76,6 +93,7 @@ class WaitingConsumer(_RedisConsumer):
                 self.has_room.wait(LOOK_SECONDS)
             return
         self.message_cache = self.broker.do_fetch(self.queue_name, room)
+        self.heard_at = time.monotonic()
         if not self.message_cache:
             # A blocking peek: it moves the head of the list to where it was.
             self.broker.client.blmove(self.list, self.list, LOOK_SECONDS, "LEFT", "LEFT")

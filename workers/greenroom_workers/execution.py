@@ -5,8 +5,10 @@ One Dramatiq thread and one event loop for each run: a node that blocks stalls i
 
 import asyncio
 import contextlib
+import math
 import threading
 import time
+import weakref
 from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -49,6 +51,8 @@ STOP_GRACE_SECONDS = 5.0
 STOP_REQUESTS = 3
 """How often it is asked before its run ends without it."""
 FLAG_DELAY_SECONDS = 0.02
+MOST_REMEMBERED = 1000
+"""Tasks of one run between two looks at which of them are gone."""
 LEFTOVER_SECONDS = 1.0
 """What tasks that a graph left running get to end in."""
 
@@ -82,6 +86,8 @@ class ActiveRun:
     thread_ident: int = field(default_factory=threading.get_ident)
     is_abandoned: bool = False
     """It was ended from outside, because its code never gave its thread back."""
+    is_work_left: bool = True
+    """Another run was due before its end, or nobody has looked."""
     _task: asyncio.Task[Any] | None = None
     _is_performing: bool = False
     _gate: threading.Lock = field(default_factory=threading.Lock)
@@ -140,6 +146,30 @@ class Stray:
     was_broken_into: bool = False
 
 
+class OwnTasks:
+    """A loop's tasks. asyncio.all_tasks goes through those of every loop in the process."""
+
+    def __init__(self) -> None:
+        self._made: list[weakref.ref[asyncio.Task[Any]]] = []
+        self._limit = MOST_REMEMBERED
+
+    def make(
+        self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
+    ) -> asyncio.Task[Any]:
+        """Make a task: the loop's task factory."""
+        task = asyncio.Task(coroutine, loop=loop, **options)
+        if len(self._made) >= self._limit:
+            self._made = [made for made in self._made if made() is not None]
+            self._limit = max(MOST_REMEMBERED, 2 * len(self._made))
+        self._made.append(weakref.ref(task))
+        return task
+
+    def unfinished(self) -> set[asyncio.Task[Any]]:
+        """Those that have not ended; forgets all."""
+        made, self._made = self._made, []
+        return {task for known in made if (task := known()) is not None and not task.done()}
+
+
 class Executor:
     """Claims and executes runs; one for a process, used by all its threads."""
 
@@ -167,27 +197,44 @@ class Executor:
         """What ended runs have left at work."""
         self.on_return: Callable[[], None] = lambda: None
         """Called in the thread of an abandoned run when its code lets go after all."""
+        self.has_bell: Callable[[], bool] = lambda: False
+        """Whether a bell has been heard that no thread has answered yet."""
+        self._looked_in_vain_at = -math.inf
         self._threads = threading.local()
 
-    def drain(self, *, is_suspect: bool = False) -> None:
+    def drain(self, *, rung_at: float = math.inf, is_suspect: bool = False) -> None:
         """Execute due runs, one after another, until none is left or the process stops.
 
         Args:
+            rung_at: when the bell for it was heard, by the monotonic clock. Whoever looked in vain
+                since then has looked for this bell, too: a run is committed before its bell rings.
             is_suspect: take the runs that must be alone in their process.
         Raises:
             DatabaseUnavailable: while claiming.
         """
-        while not self.is_stopping:
+        while not self.is_stopping and self._looked_in_vain_at <= rung_at:
             asked_at = time.monotonic()
             with self.database.direct() as connection:
                 claim = life.claim_run(
                     connection, self.worker_id, self.config.lease_seconds, is_suspect=is_suspect
                 )
             if claim is None:
+                if not is_suspect:
+                    self._looked_in_vain_at = max(asked_at, self._looked_in_vain_at)
                 return
-            if self.execute(claim, asked_at).is_abandoned:
+            ended = self.execute(claim, asked_at)
+            if ended.is_abandoned:
                 self.on_return()
                 return
+            if not (is_suspect or self.io.is_redis_away or self._must_look_again(ended)):
+                return
+
+    def _must_look_again(self, ended: ActiveRun) -> bool:
+        """Whether nobody rings for what may be due: a look that another's bell asks for is spared.
+
+        Without Redis nobody rings for those that came while the run was on.
+        """
+        return ended.is_work_left and not self.has_bell()
 
     def execute(self, claim: Claim, asked_at: float) -> ActiveRun:
         """Execute a claimed run and make its end known; a fault of ours goes to the log alone.
@@ -256,6 +303,8 @@ class Executor:
         loop: asyncio.AbstractEventLoop | None = getattr(self._threads, "loop", None)
         if loop is None or loop.is_closed():
             loop = self._threads.loop = uvloop.new_event_loop()
+            self._threads.tasks = OwnTasks()
+            loop.set_task_factory(self._threads.tasks.make)
             self._threads.nodes = RunThreads()
             loop.set_default_executor(self._threads.nodes)
             asyncio.set_event_loop(loop)
@@ -264,7 +313,7 @@ class Executor:
     def _clear(self, active: ActiveRun) -> None:
         """End what the graph left running: it must not leak into the next run."""
         loop, nodes = active.loop, self._threads.nodes
-        leftover = asyncio.all_tasks(loop)
+        leftover = self._threads.tasks.unfinished()
         for task in leftover:
             task.cancel()
         if leftover:
@@ -344,26 +393,20 @@ class Executor:
 
     async def _heed_flag(self, active: ActiveRun) -> None:
         """Count the attempt in Redis, and read a wish that raced our claim."""
-        lease = active.claim.lease
-
-        async def ask() -> bytes | None:
-            async with self.io.redis.pipeline(transaction=False) as pipeline:
-                pipeline.set(
-                    self.keys.attempt(lease.run_id), active.claim.attempt, ex=ATTEMPT_SECONDS
-                )
-                pipeline.get(self.keys.cancel(lease.run_id))
-                found: bytes | None = (await pipeline.execute())[1]
-                return found
-
+        run_id = active.claim.lease.run_id
+        attempt = self.keys.attempt(run_id), active.claim.attempt
         # After the start: the wish in the row came with the claim, and this must not delay the run.
         await asyncio.sleep(FLAG_DELAY_SECONDS)
         try:
-            wish = await asyncio.wrap_future(self.io.submit(ask()))
+            asked = self.io.sender.send(
+                ("SET", *attempt, "EX", ATTEMPT_SECONDS), ("GET", self.keys.cancel(run_id))
+            )
+            _, wish = await asyncio.wrap_future(self.io.submit(asked))
         except (redis.RedisError, OSError) as error:
-            log.debug("cancel flag not read", run_id=str(lease.run_id), error=repr(error))
+            log.debug("cancel flag not read", run_id=str(run_id), error=repr(error))
             return
         if wish is not None:
-            self.stop_run(lease.run_id, wish.decode())
+            self.stop_run(run_id, wish.decode())
 
     def stop_run(self, run_id: UUID, wish: str) -> None:
         """Heed a signal: `interrupt`, `rollback`, or `delete` for a run whose row is gone."""
@@ -524,7 +567,7 @@ class Executor:
             else:
                 final = self._final(active, outcome)
                 frame = events.end_frame(wire.dumps(final.error)) if final.error else b""
-                has_ended, status = self._finish(claim, final, action, events, frame), final.status
+                has_ended, status = self._finish(active, final, action, frame), final.status
             if has_ended:
                 break
             with self.database.statement() as connection:
@@ -545,13 +588,9 @@ class Executor:
         return outcome
 
     def _finish(
-        self,
-        claim: Claim,
-        outcome: Outcome,
-        action: CancelAction | None,
-        events: RunEvents,
-        frame: bytes,
+        self, active: ActiveRun, outcome: Outcome, action: CancelAction | None, frame: bytes
     ) -> bool:
+        claim, events = active.claim, active.events
         options: dict[str, Any] = {
             "cancel_action": action,
             "is_temporary": is_temporary(claim),
@@ -565,6 +604,7 @@ class Executor:
                 finished = life.finish_run_if_owned(direct, claim.lease, outcome, **options)
         if finished is None:
             return False
+        active.is_work_left = finished.has_next or finished.is_work_left
         if claim.has_webhook:
             self.wake_deliveries()
         if finished.has_next:

@@ -25,6 +25,7 @@ from greenroom.graphs.group_commit import (
 from greenroom.graphs.long_term import open_store
 from greenroom.logs import get_logger
 from greenroom.signals.connection import PAUSE_SECONDS, SILENCE_SECONDS, connect_async
+from greenroom_workers.sender import Sender
 from greenroom_workers.shared_store import SharedStore
 
 T = TypeVar("T")
@@ -45,6 +46,7 @@ class IoThread:
     store: BaseStore
     pool: Pool
     redis: redis.asyncio.Redis
+    sender: Sender
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -64,7 +66,7 @@ class IoThread:
         )
         self._thread = threading.Thread(target=self._run, name="io", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._is_redis_away = False
+        self.is_redis_away = False
 
     def start(self) -> Self:
         """Open everything; returns when it is ready. Postgres and Redis may be away.
@@ -87,23 +89,23 @@ class IoThread:
 
     async def publish(self, channel: str, messages: Iterable[bytes]) -> None:
         """Send messages to whoever listens, in order; on the loop. Best effort."""
-        if self._is_redis_away:
+        if self.is_redis_away:
             return
         try:
             for message in messages:
-                await self.redis.publish(channel, message)
+                await self.sender.send(("PUBLISH", channel, message))
         except (redis.RedisError, OSError) as error:
             log.debug("not published", channel=channel, error=repr(error))
-            if not self._is_redis_away:
-                self._is_redis_away = True
+            if not self.is_redis_away:
+                self.is_redis_away = True
                 await self._start(self._wait_for_redis())
 
     async def _wait_for_redis(self) -> None:
         """Ask whether Redis is back: nothing else waits for a dead host meanwhile."""
-        while self._is_redis_away:
+        while self.is_redis_away:
             await asyncio.sleep(PAUSE_SECONDS)
             with contextlib.suppress(redis.RedisError, OSError):
-                self._is_redis_away = not await self.redis.ping()
+                self.is_redis_away = not await self.redis.ping()
 
     def close(self) -> None:
         """Close everything and end the thread."""
@@ -133,11 +135,13 @@ class IoThread:
         self.checkpoints = CheckpointStore(self.pool, self.reads)
         self.store = SharedStore(open_store(self.pool, self.config.project), self.loop)
         self.redis = connect_async(self.config.redis_uri)
+        self.sender = Sender(self.redis)
 
     async def _close(self) -> None:
         for task in self._tasks:
             task.cancel()
         await self.checkpoints.close()
+        await self.sender.close()
         await self.redis.aclose()
         await self.pool.close()
 

@@ -138,6 +138,7 @@ class WorkerProcess:
         self.broker = make_broker(waiting, keys.bell, config.max_attempts)
         declare_actors(self.broker, self.executor)
         self.worker = dramatiq.Worker(self.broker, worker_threads=config.slots, worker_timeout=1000)
+        self.executor.has_bell = lambda: not self.worker.work_queue.empty()
 
     def start(self) -> None:
         """Begin to work."""

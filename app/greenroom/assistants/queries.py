@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -42,7 +43,7 @@ VERSION_COLUMNS = (
 
 # On the way of every run: a text, so that it can go without SQLAlchemy's execution layer.
 FIND_FOR_RUN = text(
-    "SELECT assistant_id, graph_id, config, context, metadata FROM assistant "
+    "SELECT assistant_id, graph_id, config, context, metadata, updated_at FROM assistant "
     "WHERE assistant_id = :assistant_id"
 )
 
@@ -107,6 +108,7 @@ class ForRun:
     config: dict[str, Any]
     context: dict[str, Any]
     metadata: dict[str, Any]
+    updated_at: datetime
 
 
 def find_for_run(connection: Statements, key: str | UUID) -> ForRun | None:
@@ -124,6 +126,7 @@ def find_for_run(connection: Statements, key: str | UUID) -> ForRun | None:
         wire.loads(bytes(row.config)),
         wire.loads(bytes(row.context)),
         row.metadata,
+        row.updated_at,
     )
 
 

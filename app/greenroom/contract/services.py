@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from flask import current_app
 
+from greenroom.assistants.known import KnownAssistants
 from greenroom.config import Config
 from greenroom.database.engine import Database
 from greenroom.graphs.client import GraphsClient
@@ -17,6 +18,7 @@ class Services:
 
     config: Config
     database: Database
+    assistants: KnownAssistants
     graphs: GraphsClient
     signals: Signals
     relay: Relay

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 import psycopg2.extensions
 from psycopg2.extras import NamedTupleCursor
-from sqlalchemy import Connection, Dialect, ExceptionContext, TextClause, create_engine, event
+from sqlalchemy import Connection, ExceptionContext, TextClause, create_engine, event
 from sqlalchemy import exc as sqlalchemy_errors
 
 from greenroom import wire
 from greenroom.config import Config
+from greenroom.database.prepared import GENERIC_PLANS, PreparedText
 from greenroom.database.silence import CONNECT_SECONDS, GRACE_SECONDS, WATCH, Wait, session
 from greenroom.errors import DatabaseUnavailable
 
@@ -24,6 +25,8 @@ POOL_SECONDS = 10.0
 """How long a block waits for a connection when all are in use."""
 WAIT = "wait"
 """Where a connection's `info` has the watch over the block that uses it."""
+PLANS = "plans"
+"""Where it has its prepared statements."""
 
 
 class Database:
@@ -57,7 +60,7 @@ class Database:
             pool_use_lifo=True,
             # Every block below ends its transaction itself.
             pool_reset_on_return=None,
-            connect_args=session(application_name, seconds),
+            connect_args=with_option(session(application_name, seconds), GENERIC_PLANS),
             json_serializer=lambda value: wire.dumps(value).decode(),
             json_deserializer=wire.loads,
         )
@@ -92,7 +95,8 @@ class Database:
         """As `statement`, for the few texts on whose latency a run's start and end hang.
 
         The pool is SQLAlchemy's, its execution layer stays out: on an idle machine that layer costs
-        a millisecond a statement, more than Postgres itself.
+        a millisecond a statement, more than Postgres itself. Texts are planned once and kept: they
+        must be constants of their modules.
         """
         try:
             pooled = self.engine.raw_connection()
@@ -104,7 +108,7 @@ class Database:
                 WATCH.over(connection.fileno(), self.silence_seconds) as wait,
                 connection.cursor(cursor_factory=NamedTupleCursor) as cursor,
             ):
-                yield Direct(cursor, self.engine.dialect, wait)
+                yield Direct(cursor, pooled.info.setdefault(PLANS, {}), wait)
         except psycopg2.Error as error:
             pooled.invalidate(error)
             if is_passing(error):
@@ -131,20 +135,20 @@ class Database:
 class Direct:
     """Executes texts on the driver's own cursor; answers like a Connection, as far as they need."""
 
-    _compiled: ClassVar[dict[TextClause, str]] = {}
+    _prepared: ClassVar[dict[TextClause, PreparedText]] = {}
 
-    def __init__(self, cursor: Any, dialect: Dialect, wait: Wait) -> None:
+    def __init__(self, cursor: Any, plans: dict[str, float], wait: Wait) -> None:
         self.cursor = cursor
-        self.dialect = dialect
+        self.plans = plans
         self.wait = wait
 
     def execute(self, statement: TextClause, parameters: Mapping[str, Any]) -> "DirectResult":
         """Run one text; its rows have attributes, bytea columns are memoryviews."""
-        sql = self._compiled.get(statement)
-        if sql is None:
-            sql = self._compiled[statement] = str(statement.compile(dialect=self.dialect))
+        prepared = self._prepared.get(statement)
+        if prepared is None:
+            prepared = self._prepared[statement] = PreparedText(statement)
         self.wait.renew()
-        self.cursor.execute(sql, parameters)
+        self.cursor.execute(prepared.sql(self.plans), parameters)
         return DirectResult(self.cursor.fetchall() if self.cursor.description else [])
 
 
@@ -164,6 +168,11 @@ class DirectResult(list[Any]):
 
 Statements = Connection | Direct
 """What a function needs that executes texts alone."""
+
+
+def with_option(connect_args: dict[str, Any], option: str) -> dict[str, Any]:
+    """Add a setting to those that a connection is opened with."""
+    return {**connect_args, "options": f"{connect_args['options']} {option}"}
 
 
 @contextmanager

@@ -292,8 +292,8 @@ class FencedSaver(BasePostgresSaver):
             put.blobs[tuple(key)] = kind, blob  # type: ignore[index]
             put.size_bytes += len(blob or b"")
         head = wire.dumps({**checkpoint, "channel_values": inline}).decode()
-        about = wire.dumps(
-            wire.clean(get_serializable_checkpoint_metadata(config, metadata)), repr
+        about = wire.dumps_clean(
+            get_serializable_checkpoint_metadata(config, metadata), repr
         ).decode()
         parent = configurable.get("checkpoint_id")
         put.heads[thread_id, ns, checkpoint["id"]] = parent, head, about

@@ -19,6 +19,10 @@ from greenroom.queue.states import CancelAction, RunStatus
 ADMIT_ON_NEW_THREAD = together("create_thread", "admit_run")
 
 
+class AssistantChangedError(Exception):
+    """The assistant was changed or deleted after the run was prepared. Nothing has happened."""
+
+
 @dataclass(frozen=True, slots=True)
 class NewRun:
     """A run that asks to be let in."""
@@ -37,6 +41,8 @@ class NewRun:
     """What lies below the thread's metadata, which lie below the run's own."""
     if_thread_status: tuple[str, ...] | None = None
     """Only a thread in one of these lets the run in; None: any."""
+    assistant_updated_at: datetime | None = None
+    """What it was made from, if that may have changed since; None: it has just been read."""
     webhook: str | None = None
     """Whom to tell about its end; None: nobody."""
 
@@ -96,6 +102,7 @@ def admit_run(connection: Statements, new: NewRun, brings: NewThread | None = No
             "run_id": new.run_id,
             "thread_id": new.thread_id,
             "assistant_id": new.assistant_id,
+            "assistant_updated_at": new.assistant_updated_at,
             "graph_id": new.graph_id,
             "multitask_strategy": new.multitask_strategy,
             "metadata": wire.dumps(new.metadata).decode(),
@@ -109,6 +116,8 @@ def admit_run(connection: Statements, new: NewRun, brings: NewThread | None = No
     ).one()
     if row.thread_status is None:
         raise NotFound("Thread or assistant not found.")
+    if not row.is_current:
+        raise AssistantChangedError
     if row.run_id is None:
         if new.if_thread_status and row.thread_status not in new.if_thread_status:
             raise ThreadStatusDiffers(new.thread_id, row.thread_status)

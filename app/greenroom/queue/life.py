@@ -101,9 +101,12 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """The run ended. `has_next`: another run of its thread became ready."""
+    """The run ended."""
 
     has_next: bool
+    """Another run of its thread became ready."""
+    is_work_left: bool
+    """A run was due before the end of this one."""
 
 
 def claim_run(
@@ -202,7 +205,7 @@ def finish_run_if_owned(
             "end_frame": end_frame[1] if end_frame else None,
         }
     row = connection.execute(STATEMENTS[name], parameters).one_or_none()
-    return None if row is None else Finished(row.has_next)
+    return None if row is None else Finished(row.has_next, row.is_work_left)
 
 
 def finish_run_and_owe(

@@ -6,15 +6,20 @@
 
 -- name: admit_run
 -- Queue a run behind those of its thread. Comes back without a thread_status for an unknown thread,
--- and without a run_id when the thread's status or a busy thread refuses it.
+-- and without a run_id when the thread's status or a busy thread refuses it, or when its assistant
+-- is no longer what it was at `assistant_updated_at` (NULL: whatever it is).
 SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
 WITH target AS (
-    SELECT thread_id, metadata, status FROM thread WHERE thread_id = :thread_id
+    SELECT thread_id, metadata, status,
+           CAST(:assistant_updated_at AS timestamptz) IS NULL OR EXISTS (
+               SELECT FROM assistant WHERE assistant_id = :assistant_id
+                  AND updated_at = :assistant_updated_at) AS is_current
+      FROM thread WHERE thread_id = :thread_id
 ), admitted AS (
     INSERT INTO run (run_id, thread_id, assistant_id, graph_id, queue_state, due_at,
                      created_at, multitask_strategy, metadata, kwargs, webhook)
     SELECT :run_id, target.thread_id, :assistant_id, :graph_id,
-           CASE WHEN :delay_seconds > 0 THEN 'scheduled'
+           CASE WHEN CAST(:delay_seconds AS double precision) > 0 THEN 'scheduled'
                 WHEN (SELECT sequence FROM run WHERE run.thread_id = :thread_id
                          AND status IN ('pending', 'running')
                          AND (status = 'running' OR queue_state = 'ready')
@@ -26,7 +31,8 @@ WITH target AS (
            CAST(:base_metadata AS jsonb) || target.metadata || CAST(:metadata AS jsonb), :kwargs,
            :webhook
       FROM target
-     WHERE (CAST(:if_thread_status AS text[]) IS NULL OR target.status = ANY (:if_thread_status))
+     WHERE is_current
+       AND (CAST(:if_thread_status AS text[]) IS NULL OR target.status = ANY (:if_thread_status))
        AND NOT (:multitask_strategy = 'reject' AND (
            SELECT sequence FROM run WHERE run.thread_id = :thread_id
               AND status IN ('pending', 'running') ORDER BY sequence LIMIT 1) IS NOT NULL)
@@ -38,8 +44,8 @@ WITH target AS (
            metadata = thread.metadata || CAST(:thread_metadata AS jsonb)
       FROM admitted WHERE thread.thread_id = :thread_id
 )
-SELECT (SELECT status FROM target) AS thread_status, admitted.*
-  FROM (SELECT) AS always LEFT JOIN admitted ON true;
+SELECT target.status AS thread_status, target.is_current, admitted.*
+  FROM (SELECT) AS always LEFT JOIN target ON true LEFT JOIN admitted ON true;
 
 -- name: create_thread
 -- Make the thread that a run brings along, unless it is there.
@@ -86,7 +92,8 @@ RETURNING run.run_id, run.cancel_action;
 
 -- name: finish_run_if_owned
 -- End a run once, and give the thread's slot to the next. No row back: it ended before, the lease
--- moved on, or somebody wished to cancel it since the worker last looked.
+-- moved on, or somebody wished to cancel it since the worker last looked. `is_work_left`: of what was
+-- committed when this began, some is due; who commits later rings later.
 SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
 WITH ended AS (
     UPDATE run SET status = :status, error = :error, worker_id = NULL, lease_expires_at = NULL,
@@ -124,7 +131,9 @@ WITH ended AS (
                THEN 'busy' ELSE :thread_status END
      WHERE thread_id = :thread_id AND EXISTS (SELECT FROM ended)
 )
-SELECT ended.run_id, EXISTS (SELECT FROM promoted) AS has_next FROM ended;
+SELECT ended.run_id, EXISTS (SELECT FROM promoted) AS has_next,
+       (SELECT true FROM run WHERE queue_state = 'ready' AND due_at <= now() AND NOT is_suspect
+         ORDER BY priority, due_at LIMIT 1) IS NOT NULL AS is_work_left FROM ended;
 
 -- name: finish_temporary_run_if_owned
 -- End a stateless run and remove its thread; what a waiting request needs is kept for a while. The
@@ -140,7 +149,9 @@ WITH ended AS (
 )
 INSERT INTO run_result (run_id, status, output, error, expires_at)
 SELECT run_id, :status, :output, :error, now() + make_interval(secs => :result_seconds) FROM ended
-RETURNING run_id, false AS has_next;
+RETURNING run_id, false AS has_next,
+          (SELECT true FROM run WHERE queue_state = 'ready' AND due_at <= now() AND NOT is_suspect
+            ORDER BY priority, due_at LIMIT 1) IS NOT NULL AS is_work_left;
 
 -- name: remove_run_if_owned
 -- A rolled back run goes as if it had never been; thread_state still holds what was before it.

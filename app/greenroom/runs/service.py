@@ -1,6 +1,6 @@
 """The rules of runs: what a new one stores, who lets it in, how it is stopped and answered."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID, uuid4
@@ -8,8 +8,9 @@ from uuid import UUID, uuid4
 from sqlalchemy import Connection
 
 from greenroom import wire
-from greenroom.assistants import queries as assistant_queries
+from greenroom.assistants.known import KnownAssistants
 from greenroom.assistants.mirror import mirror
+from greenroom.assistants.queries import ForRun
 from greenroom.config import Project
 from greenroom.contract.fields import UUID_FORM
 from greenroom.database.engine import Database
@@ -18,6 +19,7 @@ from greenroom.errors import InvalidRequest, NotFound, RunNotFound, ThreadNotFou
 from greenroom.identifiers import new_id
 from greenroom.queue.admission import (
     Admitted,
+    AssistantChangedError,
     Cancelled,
     NewRun,
     NewThread,
@@ -54,6 +56,8 @@ class Prepared:
     """Of a thread made for it."""
     ttl: Ttl | None = None
     """The same's time to live."""
+    again: Callable[[], "Prepared"] | None = None
+    """Prepares the same run anew, from the assistant as it is by then."""
 
     @property
     def is_stateless(self) -> bool:
@@ -76,13 +80,15 @@ class Entry:
 
 
 def prepare(
-    database: Database,
+    assistants: KnownAssistants,
     project: Project,
     body: RunCreate,
     thread_id: UUID | None,
     own_thread_id: UUID | None = None,
 ) -> Prepared:
     """Check a request and work out what the run will store.
+
+    The assistant may have changed since this process last saw it: `admit` finds out.
 
     Args:
         thread_id: None for a stateless run, which gets a thread of its own.
@@ -94,11 +100,18 @@ def prepare(
     """
     if body.webhook is not None:
         check_url(read_rules(project), body.webhook)
-    assistant = find_assistant(database, project, body.assistant_id)
-    prepared = prepare_for(assistant, body, thread_id, own_thread_id)
-    if prepared.is_temporary:
-        return prepared
-    return replace(prepared, ttl=default_ttl(project))
+    check_key(project, body.assistant_id)
+    run_id, target = new_id(), thread_id or own_thread_id or uuid4()
+
+    def make(find: Callable[[str], ForRun | None], *, is_fresh: bool) -> Prepared:
+        if (assistant := find(body.assistant_id)) is None:
+            raise NotFound(UNKNOWN)
+        made = prepare_for(assistant, body, thread_id, target, run_id=run_id)
+        new = replace(made.new, assistant_updated_at=None if is_fresh else assistant.updated_at)
+        return replace(made, new=new, ttl=None if made.is_temporary else default_ttl(project))
+
+    prepared = make(assistants.find, is_fresh=False)
+    return replace(prepared, again=lambda: make(assistants.look, is_fresh=True))
 
 
 def prepare_for(
@@ -107,6 +120,7 @@ def prepare_for(
     thread_id: UUID | None,
     own_thread_id: UUID | None = None,
     *,
+    run_id: UUID | None = None,
     origin: Mapping[str, str] | None = None,
 ) -> Prepared:
     """Work out what a run of an assistant that has been found will store.
@@ -115,11 +129,12 @@ def prepare_for(
         assistant: as `find_assistant` gives it; the body's `assistant_id` is not looked at.
         thread_id: None for a stateless run.
         own_thread_id: as for `prepare`.
+        run_id: None makes one up.
         origin: the id of what starts it, for `configurable`; None for a client's request.
     Raises:
         BadRequest: both `config.configurable` and `context` are given.
     """
-    run_id, target = new_id(), thread_id or own_thread_id or uuid4()
+    run_id, target = run_id or new_id(), thread_id or own_thread_id or uuid4()
     is_stateless = thread_id is None
     keep = isinstance(body, RunCreateStateless) and body.on_completion == "keep"
     ids = {"graph_id": assistant.graph_id, "assistant_id": str(assistant.assistant_id)}
@@ -161,19 +176,14 @@ def wanted_statuses(body: RunCreate) -> tuple[str, ...] | None:
     return tuple(wanted) if isinstance(wanted, list) else (wanted,)
 
 
-def find_assistant(database: Database, project: Project, key: str) -> assistant_queries.ForRun:
-    """Find an assistant by id or graph id."""
+def check_key(project: Project, key: str) -> None:
+    """Refuse what cannot name an assistant: neither a uuid nor a graph of ours."""
     if not UUID_FORM.fullmatch(key) and key not in project.graphs:
         known = ", ".join(sorted(project.graphs))
         raise InvalidRequest(
             f"Invalid assistant: {key!r} in field assistant_id. Must be either:\n"
             f"- A valid assistant UUID, or\n- One of the registered graphs: {known}"
         )
-    with database.direct() as connection:
-        found = assistant_queries.find_for_run(connection, key)
-    if found is None:
-        raise NotFound(UNKNOWN)
-    return found
 
 
 def make_kwargs(
@@ -248,19 +258,28 @@ def admit(
         KeyReused: the key stands for another request.
         RepeatedRequestError: the key stands for this very request, whose run exists.
     """
+    try:
+        entry = _admit(database, prepared, key)
+    except AssistantChangedError:
+        if prepared.again is None:
+            raise
+        prepared = prepared.again()
+        entry = _admit(database, prepared, key)
+    announce_entry(signals, prepared, entry)
+    return show_new(prepared, entry.admitted)
+
+
+def _admit(database: Database, prepared: Prepared, key: Key | None) -> Entry:
     # A thread that was named may be there, and the run be refused: that is several statements.
     is_single = prepared.is_stateless or not prepared.creates_thread
     if key is None and prepared.action is None and is_single:
         with database.direct() as direct:
             admitted = admit_run(direct, prepared.new, brought_thread(prepared))
-            entry = Entry(admitted, Cancelled())
-    elif key is None:
+            return Entry(admitted, Cancelled())
+    if key is None:
         with database.transaction() as connection:
-            entry = enter(connection, prepared)
-    else:
-        entry = enter_once(database, prepared, key)
-    announce_entry(signals, prepared, entry)
-    return show_new(prepared, entry.admitted)
+            return enter(connection, prepared)
+    return enter_once(database, prepared, key)
 
 
 def enter_once(database: Database, prepared: Prepared, key: Key) -> Entry:
@@ -305,13 +324,18 @@ def admit_all(
     database: Database, signals: Signals, batch: Sequence[Prepared]
 ) -> list[dict[str, Any]]:
     """Let stateless runs in together, all or none."""
-    with database.transaction() as connection:
-        admitted = []
-        for prepared in batch:
-            brings = brought_thread(prepared)
-            admitted.append(admit_run(connection, prepared.new, brings))
+    try:
+        admitted = _admit_all(database, batch)
+    except AssistantChangedError:
+        batch = [prepared.again() if prepared.again else prepared for prepared in batch]
+        admitted = _admit_all(database, batch)
     signals.ring(sum(one.is_ready for one in admitted))
     return [show_new(*pair) for pair in zip(batch, admitted, strict=True)]
+
+
+def _admit_all(database: Database, batch: Sequence[Prepared]) -> list[Admitted]:
+    with database.transaction() as connection:
+        return [admit_run(connection, one.new, brought_thread(one)) for one in batch]
 
 
 def brought_thread(prepared: Prepared) -> NewThread | None:

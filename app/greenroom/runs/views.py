@@ -52,7 +52,7 @@ def create_stateless_run(body: RunCreateStateless) -> Reply:
 def create_batch(body: list[RunCreateStateless]) -> list[dict[str, Any]]:
     """Create several stateless runs, all or none."""
     app = services()
-    prepared = [service.prepare(app.database, app.config.project, one, None) for one in body]
+    prepared = [service.prepare(app.assistants, app.config.project, one, None) for one in body]
     return service.admit_all(app.database, app.signals, prepared)
 
 
@@ -139,7 +139,7 @@ def cancel_many(body: RunsCancel, query: ActionQuery) -> None:
 
 def _create(thread_id: UUID | None, body: RunCreateStateful | RunCreateStateless) -> Reply:
     app = services()
-    prepared = service.prepare(app.database, app.config.project, body, thread_id)
+    prepared = service.prepare(app.assistants, app.config.project, body, thread_id)
     try:
         run = service.admit(app.database, app.signals, prepared, idempotency_key())
     except RepeatedRequestError as repeated:
@@ -155,7 +155,7 @@ def _create_and_wait(
     target = thread_id or uuid4()
     with ExitStack() as stack:
         subscription = stack.enter_context(app.relay.subscribe_soon(target))
-        prepared = service.prepare(app.database, app.config.project, body, thread_id, target)
+        prepared = service.prepare(app.assistants, app.config.project, body, thread_id, target)
         run_id = subscription.run_id = prepared.new.run_id
         path = f"/threads/{target}/runs/{run_id}"
         app.relay.confirm(subscription)
@@ -188,7 +188,7 @@ def _create_and_stream(
     target = thread_id or uuid4()
     with ExitStack() as stack:
         subscription = stack.enter_context(app.relay.subscribe_soon(target))
-        prepared = service.prepare(app.database, app.config.project, body, thread_id, target)
+        prepared = service.prepare(app.assistants, app.config.project, body, thread_id, target)
         run_id = subscription.run_id = prepared.new.run_id
         path = run_path(target, run_id, is_stateless=prepared.is_stateless)
         app.relay.confirm(subscription)

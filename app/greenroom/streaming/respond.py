@@ -1,13 +1,15 @@
 """A stream as a Flask response: it notices a client that has left, and one that does not read."""
 
 import errno
+import fcntl
 import socket
 import struct
+import sys
+import termios
 from collections.abc import Callable, Iterator
 
 import gevent
 from flask import Response, request
-from gevent.socket import wait_read
 from greenlet import greenlet
 
 from greenroom.logs import get_logger
@@ -17,6 +19,8 @@ log = get_logger(__name__)
 
 PIECE_BYTES = 64 * 1024
 """What a client must read within its patience: with that, the slowest line that we serve."""
+READABLE = 1
+"""libev's EV_READ, as gevent's loops take it."""
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER with no time: what the client has not read goes with the socket."""
 
@@ -56,8 +60,13 @@ class _Body:
         self.subscription = subscription
         self.on_disconnect = on_disconnect
         self.is_complete = False
-        self.watcher = gevent.spawn(self._leave_at_eof)
-        self.patience = gevent.get_hub().loop.timer(subscription.patience_seconds)
+        loop = gevent.get_hub().loop
+        self.patience = loop.timer(subscription.patience_seconds)
+        # Not a greenlet, which would double what an idle stream costs in memory.
+        self.watch = None
+        if connection is not None:
+            self.watch = loop.io(connection.fileno(), READABLE)
+            self.watch.start(self._leave_at_eof)
 
     def __iter__(self) -> Iterator[bytes]:
         # Sends the headers at once: clients learn the ids of the run from them.
@@ -78,7 +87,7 @@ class _Body:
         """Stop watching, unsubscribe, and do what was asked for a client that left."""
         self.patience.stop()
         self.patience.close()
-        self.watcher.kill(block=False)
+        self._end_watch()
         self.release()
         if self.on_disconnect and not self.is_complete and not self.subscription.is_closing:
             self.on_disconnect()
@@ -91,13 +100,22 @@ class _Body:
         sender.throw(ConnectionResetError(errno.ECONNRESET, "the client does not read"))
 
     def _leave_at_eof(self) -> None:
-        """Wait until the client closes its side; a request that it sends ahead ends the watch."""
-        if self.connection is None:
-            return
-        try:
-            wait_read(self.connection.fileno())
-            is_open = bool(self.connection.recv(1, socket.MSG_PEEK))
-        except OSError:
-            is_open = False
-        if not is_open:
+        """The client has closed its side, or sent a request ahead, which ends the watch as well."""
+        if self.connection is not None and not unread_bytes(self.connection):
             self.subscription.leave()
+        self._end_watch()
+
+    def _end_watch(self) -> None:
+        if self.watch is not None:
+            self.watch.stop()
+            self.watch.close()
+            self.watch = None
+
+
+def unread_bytes(connection: socket.socket) -> int:
+    """What the kernel holds for us of a connection; of one that is readable, 0 means its end."""
+    try:
+        found = fcntl.ioctl(connection.fileno(), termios.FIONREAD, bytes(4))
+    except OSError:
+        return 0
+    return int.from_bytes(found, sys.byteorder)
