@@ -33,7 +33,11 @@ class KnownAssistants:
             found = find_for_run(connection, key)
         self._kept.pop(key, None)
         if found is not None:
-            while len(self._kept) >= MOST_KEPT:
-                self._kept.pop(next(iter(self._kept)), None)
-            self._kept[key] = found
+            self.keep(key, found)
         return found
+
+    def keep(self, key: str, found: ForRun) -> None:
+        """Remember an assistant; the one that was looked for longest ago makes room."""
+        while len(self._kept) >= MOST_KEPT:
+            self._kept.pop(next(iter(self._kept)), None)
+        self._kept[key] = found

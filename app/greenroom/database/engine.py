@@ -1,6 +1,7 @@
 """Connections to Postgres through SQLAlchemy, and the one place where driver errors become ours."""
 
 import select
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -148,7 +149,7 @@ class Direct:
         if prepared is None:
             prepared = self._prepared[statement] = PreparedText(statement)
         self.wait.renew()
-        self.cursor.execute(prepared.sql(self.plans), parameters)
+        self.cursor.execute(prepared.sql(self.plans, time.monotonic()), parameters)
         return DirectResult(self.cursor.fetchall() if self.cursor.description else [])
 
 

@@ -4,7 +4,6 @@ Planning takes longer than executing them: a run's admission, claim and end each
 psycopg2 has no prepared statements of its own, so they are SQL's (PREPARE, EXECUTE).
 """
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import count
@@ -42,14 +41,14 @@ class PreparedText:
         parts = (part.strip() for part in statement.text.split(";"))
         self.parts = tuple(_read(part) for part in parts if part)
 
-    def sql(self, plans: dict[str, float]) -> str:
+    def sql(self, plans: dict[str, float], now: float) -> str:
         """What to send on a connection.
 
         Args:
             plans: until when each plan that the connection has may be used, by the monotonic
                 clock. Those that this will make are added: a connection on which it fails is lost.
+            now: by the same clock.
         """
-        now = time.monotonic()
         return ";\n".join((*self._preparations(plans, now), *(part.execute for part in self.parts)))
 
     def _preparations(self, plans: dict[str, float], now: float) -> Iterator[str]:
