@@ -3,7 +3,15 @@
 import logging
 import sys
 
-import structlog
+# structlog takes rich along where somebody has installed it: a tenth of a second and 8 MB in each
+# process, for tracebacks that we do not show.
+HAS_RICH = "rich" in sys.modules
+if not HAS_RICH:
+    sys.modules["rich"] = None  # type: ignore[assignment]
+import structlog  # noqa: E402
+
+if not HAS_RICH:
+    del sys.modules["rich"]
 
 
 def configure_logs(level: str, *, as_json: bool) -> None:

@@ -224,3 +224,68 @@ os._exit(1)
 sys.exit(Supervisor([named("a", code)], 5).run())
 """)
     assert has_gone(pid_in(program.line_with("sleeper pid")))
+
+
+FORKED = """
+
+def forked(name, code):
+    def call():
+        exec(f"NAME = {name!r}\\n" + code, {})
+    return Command(name, (), {**os.environ, "MARK": name}, call=call)
+"""
+
+
+def test_a_forked_child_is_one_like_any_other(supervise, has_gone):
+    """It has its own environment and handlers, is started again, and is stopped with the rest."""
+    mark = "say(NAME, 'mark', os.environ['MARK'])\n"
+    lines = f"sys.exit(Supervisor([forked('a', HELLO + {mark!r} + PATIENT)], 5).run())"
+    program = supervise(FORKED + lines)
+    assert program.line_with("a mark").split()[-1] == "a"
+    first = pid_in(program.line_with("a pid"))
+    os.kill(first, signal.SIGKILL)
+    assert "exit_code=-9" in program.line_with("child died")
+    second = pid_in(program.line_with("a pid"))
+    program.process.send_signal(signal.SIGTERM)
+    program.line_with("a told to stop")
+    assert program.process.wait(10) == 0
+    assert has_gone(first)
+    assert has_gone(second)
+
+
+def test_a_forked_child_goes_with_a_killed_parent(supervise, has_gone):
+    """Its death signal is set like that of a program."""
+    program = supervise(FORKED + "sys.exit(Supervisor([forked('a', PATIENT)], 5).run())")
+    child = pid_in(program.line_with("a pid"))
+    program.process.kill()
+    program.line_with("a told to stop")
+    assert has_gone(child)
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [("sys.exit(os.EX_CONFIG)", 78), ("raise ValueError('no')", 1), ("sys.exit()", 0)],
+)
+def test_the_end_of_a_forked_child_is_told(supervise, code, expected):
+    """However its call ends, that is the exit code, and nothing of the parent's runs in it."""
+    lines = f"""
+from greenroom.cli.processes import fork
+child = fork(forked("a", HELLO + {code!r}).call, "a", death_signal=signal.SIGKILL,
+             environment=dict(os.environ))
+os.write(1, f"ended with {{child.wait()}}\\n".encode())
+"""
+    program = supervise(FORKED + lines)
+    assert program.line_with("ended with").split()[-1] == str(expected)
+
+
+def test_nobody_is_forked_beside_threads(supervise):
+    """What a thread holds would stay held in the child for ever."""
+    lines = """
+from greenroom.cli.processes import fork
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+try:
+    fork(lambda: None, "a", death_signal=signal.SIGKILL, environment={})
+except RuntimeError as error:
+    os.write(1, f"refused: {error}\\n".encode())
+"""
+    program = supervise(FORKED + lines)
+    assert "one thread" in program.line_with("refused")

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import click
 
-from greenroom.cli.environment import PYTHON, child_environment, config_option
+from greenroom.cli.environment import HOLD, PYTHON, RELOAD, child_environment, config_option
 from greenroom.cli.processes import kill_group, spawn
-from greenroom.cli.services import check_port, check_services
+from greenroom.cli.ready import check_port
 from greenroom.cli.supervisor import Command, Supervisor
 from greenroom.cli.web import KILL_AFTER_SECONDS, graphs_command, graphs_socket, gunicorn_command
 from greenroom.cli.worker import ARGV as WORKER
@@ -28,6 +28,10 @@ log = get_logger(__name__)
 GRACE_SECONDS = 5.0
 """For runs at Ctrl-C; unfinished ones go on after the next start."""
 LOOK_SECONDS = 0.1
+NURSERY = "nursery"
+"""The parent of the graphs process and the worker: see greenroom_workers.nursery."""
+CAN_FORK = sys.platform == "linux"
+"""macOS has system libraries that do not survive a fork."""
 
 
 @click.command("dev")
@@ -65,7 +69,6 @@ def command(
     check_port(config.host, config.port)
     with ExitStack() as stack:
         config = start_engines(config, missing, data_dir, stack)
-        check_services(config)
         environment |= {
             "DATABASE_URI": config.database_uri,
             "REDIS_URI": config.redis_uri,
@@ -111,7 +114,7 @@ def start_engines(config: Config, missing: set[str], data_dir: Path, stack: Exit
 
 
 def migrate(environment: dict[str, str]) -> None:
-    """Bring the schema up to date, in a process of its own.
+    """Check the servers and bring the schema up to date, in a process of its own.
 
     What that imports, langgraph among it, would stay in our memory for as long as we supervise.
 
@@ -133,10 +136,14 @@ def migrate(environment: dict[str, str]) -> None:
 
 
 def supervise(config: Config, environment: dict[str, str], *, reload: bool) -> int:
-    """Run the three processes until a signal. Returns the exit code."""
-    worker = Command("worker", WORKER, environment)
-    commands = [graphs_command(environment), gunicorn_command(environment), worker]
-    worker_grace_seconds = config.shutdown_grace_seconds + KILL_MARGIN_SECONDS
+    """Run the processes until a signal. Returns the exit code."""
+    web = gunicorn_command(environment)
+    if CAN_FORK:
+        argv = [*PYTHON, "greenroom_workers.nursery", *([HOLD] if reload else [])]
+        commands = [Command(NURSERY, argv, environment, stops_after=(web.name,)), web]
+    else:
+        commands = [graphs_command(environment), web, Command("worker", WORKER, environment)]
+    worker_grace_seconds = config.shutdown_grace_seconds + 2 * KILL_MARGIN_SECONDS
     supervisor = Supervisor(commands, max(worker_grace_seconds, KILL_AFTER_SECONDS))
     if reload:
         # From now on a broken file is something that the next save may mend.
@@ -153,7 +160,7 @@ def watch_project(config: Config, environment: dict[str, str], supervisor: Super
     project_file = Path(environment["GREENROOM_CONFIG"]).resolve()
 
     def restart(paths: set[Path]) -> None:
-        names = ["graphs", "worker"]
+        names = [] if CAN_FORK else ["graphs", "worker"]
         if project_file in paths:
             try:
                 load_config(None, environment)
@@ -164,6 +171,8 @@ def watch_project(config: Config, environment: dict[str, str], supervisor: Super
         log.info("reloading", changed=sorted(path.name for path in paths))
         for name in names:
             supervisor.restart(name)
+        if CAN_FORK:
+            supervisor.send_signal(NURSERY, RELOAD)
 
     watch_in_background(config.project.directory, restart)
 

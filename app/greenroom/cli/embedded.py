@@ -16,17 +16,14 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, ClassVar, Self
 
-import psycopg
-import redis
-from psycopg import sql
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+import psycopg2
+from psycopg2 import sql
 
 from greenroom.cli.processes import Account, spawn
 from greenroom.errors import ConfigError
@@ -328,17 +325,19 @@ class EmbeddedPostgres(Engine):
     def answers(self) -> bool:
         """Connect once."""
         try:
-            psycopg.connect(self._uri("postgres"), connect_timeout=5).close()
-        except psycopg.OperationalError:
+            psycopg2.connect(self._uri("postgres"), connect_timeout=5).close()
+        except psycopg2.OperationalError:
             return False
         return True
 
     def _create_database(self) -> None:
-        with psycopg.connect(self._uri("postgres"), autocommit=True) as connection:
-            query = "SELECT 1 FROM pg_database WHERE datname = %s"
-            if not connection.execute(query, [POSTGRES_USER]).fetchone():
+        connection = psycopg2.connect(self._uri("postgres"))
+        connection.autocommit = True
+        with closing(connection), connection.cursor() as cursor:
+            cursor.execute("SELECT 1 FROM pg_database WHERE datname = %s", [POSTGRES_USER])
+            if not cursor.fetchone():
                 name = sql.Identifier(POSTGRES_USER)
-                connection.execute(sql.SQL("CREATE DATABASE {}").format(name))
+                cursor.execute(sql.SQL("CREATE DATABASE {}").format(name))
 
     def _end_predecessor(self) -> None:
         """Wait for the postmaster of a killed `greenroom dev`; forget one that is no more.
@@ -396,14 +395,14 @@ class EmbeddedRedis(Engine):
         return process
 
     def answers(self) -> bool:
-        """Ping once."""
-        client = redis.Redis.from_url(self.uri, socket_timeout=5, retry=Retry(NoBackoff(), 0))
+        """Ping once. By hand: redis-py is large, and would stay in the supervisor's memory."""
         try:
-            return bool(client.ping())
-        except redis.RedisError:
+            with socket.create_connection((LOOPBACK, self.port), timeout=5) as connection:
+                connection.sendall(f"AUTH {self.password}\r\nPING\r\n".encode())
+                with connection.makefile("rb") as answers:
+                    return [answers.readline(), answers.readline()] == [b"+OK\r\n", b"+PONG\r\n"]
+        except OSError:
             return False
-        finally:
-            client.close()
 
 
 def _find_package(engine: Engine) -> Path:

@@ -1,8 +1,9 @@
 """What the commands share: the -c option, and the environment that children inherit."""
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,13 @@ from greenroom.config import DEFAULT_CONFIG_FILE
 
 # -P: the working directory is the user's; a redis.py in it must not hide the library.
 PYTHON = (sys.executable, "-P", "-m")
+
+GRAPHS = "graphs"
+WORKER = "worker"
+HOLD = "--hold"
+"""To the nursery: a child that cannot be configured waits for a reload and ends nobody else."""
+RELOAD = signal.SIGURG
+"""To the nursery, which ignores it while it cannot heed it yet: no other signal would do so."""
 
 GUNICORN_GRACE_SECONDS = 10
 """For open requests at a stop; streams end themselves before."""
@@ -31,6 +39,17 @@ config_option: Decorator = click.option(
 def share_metrics(directory: str) -> None:
     """Tell prometheus_client, in this process and its children, where counters are shared."""
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = directory
+
+
+def own_environment() -> dict[str, str]:
+    """A copy of ours, for a child that shall have the same."""
+    return dict(os.environ)
+
+
+def take_environment(environment: Mapping[str, str]) -> None:
+    """Have this environment and no other: what `exec` does for a child that is not forked."""
+    os.environ.clear()
+    os.environ.update(environment)
 
 
 def child_environment(config_file: Path | None, **settings: str) -> dict[str, str]:

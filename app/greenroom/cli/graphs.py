@@ -16,6 +16,11 @@ from greenroom.logs import configure_logs
 @config_option
 def command(config_file: Path | None) -> None:
     """Serve the user's graphs to the web process (internal)."""
+    serve(config_file)
+
+
+def serve(config_file: Path | None = None) -> None:
+    """Be the graphs process. Exits with EX_CONFIG where the configuration cannot be used."""
     try:
         config = load_config(config_file)
         configure_logs(config.log_level, as_json=config.log_json)

@@ -6,13 +6,19 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, NoReturn
+
+from greenroom.cli.environment import take_environment
 
 PR_SET_PDEATHSIG = 1
+PR_SET_NAME = 15
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGURG)
+"""What a forked child must not inherit a handler for."""
 # Looked up here, not in the child: between fork and exec as little as possible may happen.
 _prctl = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
 
@@ -77,13 +83,92 @@ def spawn(
     )
 
 
-def kill_group(process: subprocess.Popen[bytes]) -> None:
+class Forked:
+    """A child that was forked: what a supervisor needs of a Popen."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal; its id is the child's until `wait`."""
+        os.kill(self.pid, number)
+
+    def wait(self) -> int:
+        """Wait for its end and reap it; the exit code, negative after a signal."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+
+Process = subprocess.Popen[bytes] | Forked
+
+
+def fork(
+    call: Callable[[], None],
+    name: str,
+    *,
+    death_signal: signal.Signals,
+    environment: Mapping[str, str],
+) -> Forked:
+    """As `spawn`, for a child that begins with all that we have imported, and runs `call`.
+
+    Args:
+        name: for the process list.
+    Raises:
+        OSError: there is no room for a process.
+        RuntimeError: called outside the main thread, or beside others, whose locks would stay
+            taken in the child for ever.
+    """
+    if threading.current_thread() is not threading.main_thread() or threading.active_count() > 1:
+        raise RuntimeError("children are forked from a process with one thread")
+    parent_pid = os.getpid()
+    # Until the child has handlers of its own, it must not answer a signal with ours.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, FORWARDED)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _be_child(call, name, death_signal, environment, parent_pid)
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return Forked(pid)
+
+
+def _be_child(
+    call: Callable[[], None],
+    name: str,
+    death_signal: signal.Signals,
+    environment: Mapping[str, str],
+    parent_pid: int,
+) -> NoReturn:
+    code: object = 1
+    try:
+        os.setsid()
+        die_with_parent(death_signal, parent_pid)
+        if _prctl is not None:
+            _prctl(PR_SET_NAME, name.encode())
+        signal.set_wakeup_fd(-1)
+        for number in FORWARDED:
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, FORWARDED)
+        take_environment(environment)
+        sys.argv[1:] = []
+        call()
+        code = 0
+    except SystemExit as end:
+        code = 0 if end.code is None else end.code
+    except BaseException:  # noqa: BLE001 (there is nobody above us: we are another process)
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else 1)
+
+
+def kill_group(process: Process) -> None:
     """SIGKILL a child and what it has started. Its id is ours only until it is reaped."""
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def has_ended(process: subprocess.Popen[bytes]) -> bool:
+def has_ended(process: Process) -> bool:
     """Tell whether a child has ended, without reaping it."""
     flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
     return os.waitid(os.P_PID, process.pid, flags) is not None

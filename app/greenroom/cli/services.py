@@ -1,8 +1,5 @@
 """What must hold before a process starts: Postgres and Redis answer, and the port is free."""
 
-import errno
-import socket
-import time
 from urllib.parse import SplitResult, urlsplit
 
 import psycopg
@@ -14,7 +11,6 @@ from greenroom.config import Config
 from greenroom.errors import ConfigError
 
 CONNECT_SECONDS = 5
-PORT_PATIENCE_SECONDS = 3.0
 OLDEST_POSTGRES = 14
 OLDEST_REDIS = (6, 2)
 
@@ -98,35 +94,3 @@ def _place(variable: str, uri: str) -> str:
 
 def _line(error: BaseException) -> str:
     return " ".join(str(error).split())
-
-
-def check_port(host: str, port: int) -> None:
-    """Wait a moment for the port: the gunicorn of a killed process lets it go within seconds.
-
-    Raises:
-        ConfigError: we may not listen there.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    deadline = time.monotonic() + PORT_PATIENCE_SECONDS
-    while error := _bind_error(family, host, port):
-        if error.errno == errno.EADDRINUSE and time.monotonic() < deadline:
-            time.sleep(0.1)
-            continue
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(
-                f"port {port} on {host} is taken: stop what listens there, "
-                "or choose another with --port or PORT"
-            )
-        raise ConfigError(
-            f"cannot listen on {host} port {port} ({error.strerror}): see HOST and PORT"
-        )
-
-
-def _bind_error(family: socket.AddressFamily, host: str, port: int) -> OSError | None:
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            return error
-    return None

@@ -5,13 +5,12 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
-from subprocess import Popen
 
-from greenroom.cli.processes import has_ended, kill_group, spawn
+from greenroom.cli.processes import Process, fork, has_ended, kill_group, spawn
 from greenroom.logs import get_logger
 
 log = get_logger(__name__)
@@ -42,6 +41,20 @@ class Command:
     """What the kernel sends it when we are gone."""
     stops_after: tuple[str, ...] = ()
     """Commands that need this one to the end: at a stop it keeps running until they are gone."""
+    call: Callable[[], None] | None = None
+    """What a forked child runs in place of `argv`; the supervising process must have one thread."""
+
+    def start(self) -> Process:
+        """Start a process.
+
+        Raises:
+            OSError: it cannot be started.
+        """
+        if self.call is None:
+            return spawn(self.argv, death_signal=self.death_signal, environment=self.environment)
+        return fork(
+            self.call, self.name, death_signal=self.death_signal, environment=self.environment
+        )
 
 
 @dataclass(slots=True)
@@ -49,7 +62,7 @@ class Child:
     """A command and its current process."""
 
     command: Command
-    process: Popen[bytes] | None = None
+    process: Process | None = None
     """None between an end and the next start."""
     started_at: float = 0.0
     failures: int = 0
@@ -84,6 +97,14 @@ class Supervisor:
         # A full socket: the loop is about to wake anyway. A closed one: it has ended.
         with suppress(BlockingIOError, OSError):
             self._wakeup_in.send(REQUEST)
+
+    def send_signal(self, name: str, number: int) -> None:
+        """Send a child a signal, if it runs."""
+        process = self.children[name].process
+        # It may have ended a moment ago.
+        with suppress(ProcessLookupError):
+            if process:
+                process.send_signal(number)
 
     def run(self) -> int:
         """Start everything and stay until all has ended. Returns the exit code for the process."""
@@ -157,9 +178,7 @@ class Supervisor:
         command = child.command
         child.start_at, child.started_at = None, time.monotonic()
         try:
-            child.process = spawn(
-                command.argv, death_signal=command.death_signal, environment=command.environment
-            )
+            child.process = command.start()
         except OSError as error:
             log.warning("cannot start", child=command.name, error=str(error))
             self._start_later(child)

@@ -16,7 +16,7 @@ from greenroom.cli.environment import (
     child_environment,
     config_option,
 )
-from greenroom.cli.services import check_port, check_services
+from greenroom.cli.ready import check_port, check_services_apart
 from greenroom.cli.supervisor import Command, Supervisor
 from greenroom.config import load_config
 from greenroom.logs import configure_logs
@@ -32,7 +32,7 @@ def command(config_file: Path | None) -> None:
     """Serve the HTTP API."""
     config = load_config(config_file)
     configure_logs(config.log_level, as_json=config.log_json)
-    check_services(config)
+    check_services_apart(config)
     check_port(config.host, config.port)
     with graphs_socket(config.graphs_socket) as path:
         environment = child_environment(config_file, GREENROOM_GRAPHS_SOCKET=path)

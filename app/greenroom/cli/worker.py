@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from greenroom.cli.environment import PYTHON, child_environment, config_option
-from greenroom.cli.services import check_services
+from greenroom.cli.ready import check_services_apart
 from greenroom.cli.supervisor import Command, Supervisor
 from greenroom.config import load_config
 from greenroom.logs import configure_logs
@@ -33,7 +33,7 @@ def command(config_file: Path | None, processes: int) -> None:
     """
     config = load_config(config_file)
     configure_logs(config.log_level, as_json=config.log_json)
-    check_services(config)
+    check_services_apart(config)
     environment = child_environment(config_file)
     commands = [
         Command(f"worker-{number}", ARGV, environment) for number in range(1, processes + 1)

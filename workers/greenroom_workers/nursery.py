@@ -1,0 +1,54 @@
+"""One parent for the graphs process and the worker of `greenroom dev`: both are forked from it.
+
+What the two need of langgraph is imported once, here, and its memory shared: a start takes half the
+time, and the second process costs what it adds. The user's code is imported in the children alone,
+so that a reload begins with a clean slate.
+"""
+
+import gc
+import os
+import signal
+import sys
+from types import FrameType
+
+from greenroom.cli import graphs
+from greenroom.cli.environment import GRAPHS, HOLD, RELOAD, WORKER, own_environment
+from greenroom.cli.supervisor import Command, Supervisor
+from greenroom.cli.worker import KILL_MARGIN_SECONDS
+from greenroom.config import load_config
+from greenroom.errors import ConfigError
+from greenroom.graphs import host as _shared  # noqa: F401 (what the graphs process will need)
+from greenroom.logs import configure_logs
+from greenroom_workers import process
+
+
+def main() -> None:
+    """Keep both running until SIGTERM; RELOAD starts them anew."""
+    try:
+        config = load_config()
+    except ConfigError as error:
+        sys.stderr.write(f"greenroom: {error}\n")
+        sys.exit(os.EX_CONFIG)
+    configure_logs(config.log_level, as_json=config.log_json)
+    environment = own_environment()
+    commands = [
+        # It keeps nothing, and user code may block its ears: see cli.web.
+        Command(GRAPHS, (), environment, signal.SIGKILL, call=graphs.serve),
+        Command(WORKER, (), environment, call=process.main),
+    ]
+    supervisor = Supervisor(commands, config.shutdown_grace_seconds + KILL_MARGIN_SECONDS)
+    supervisor.holds_misconfigured = HOLD in sys.argv[1:]
+
+    def reload(_number: int, _frame: FrameType | None) -> None:
+        for command in commands:
+            supervisor.restart(command.name)
+
+    signal.signal(RELOAD, reload)
+    # A collection would touch, and so copy, every page that the children share.
+    gc.collect()
+    gc.freeze()
+    sys.exit(os.EX_CONFIG if supervisor.run() else 0)
+
+
+if __name__ == "__main__":
+    main()
