@@ -147,6 +147,22 @@ class Load:
                 self.blame("run", status)
         return ended_at
 
+    async def await_idle(self, connection: Connection) -> float | None:
+        """Ask until no thread has work.
+
+        Returns:
+            When there was none any more; None: at the first question already.
+        """
+        idle_at = None
+        give_up = perf_counter() + PATIENCE_SECONDS
+        body = {"status": "busy", "limit": 1}
+        while await self.need(connection, "POST", "/threads/search", body):
+            if perf_counter() > give_up:
+                raise Broken("runs do not end")
+            await asyncio.sleep(LOOK_SECONDS)
+            idle_at = perf_counter()
+        return idle_at
+
     async def status_of(self, connection: Connection, run: Run) -> str:
         """Ask how a run is."""
         answer = await self.ask(connection, "GET", run.path)

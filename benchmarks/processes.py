@@ -14,15 +14,20 @@ MEGABYTE = 1024 * 1024
 QUIET_CORES = 0.3
 """With less than that in other hands the machine counts as quiet."""
 LOOK_SECONDS = 0.3
+ENGINES = ("postgres", "redis")
+FORKED = ("graphs", "worker")
+"""Names that children of one parent have given themselves."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Of all processes of a server. `pss_bytes` counts shared pages once, `rss_bytes` in each."""
+    """Of a server. `pss_bytes` counts shared pages once, `rss_bytes` in each process."""
 
     rss_bytes: int
     pss_bytes: int
     processes: int
+    own_pss_bytes: int
+    """Without its Postgres and Redis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +103,15 @@ class Processes:
 
     def memory(self) -> Memory:
         """Add up what all hold."""
-        rss = pss = count = 0
+        rss = pss = own = count = 0
         for process in self:
             with suppress(psutil.NoSuchProcess, OSError):
                 rss += process.memory_info().rss
-                pss += read_pss(process.pid)
+                held = read_pss(process.pid)
+                pss += held
+                own += 0 if part_of(process) in ENGINES else held
                 count += 1
-        return Memory(rss, pss, count)
+        return Memory(rss, pss, count, own)
 
 
 def part_of(process: psutil.Process) -> str:
@@ -114,9 +121,11 @@ def part_of(process: psutil.Process) -> str:
         return "postgres"
     if "valkey" in name or "redis" in name:
         return "redis"
+    if name in FORKED:
+        return name
     words = " ".join(process.cmdline())
     for part, sign in (
-        ("worker", "greenroom_workers"),
+        ("worker", "greenroom_workers.process"),
         ("web", "gunicorn"),
         ("graphs", "greenroom.cli.main graphs"),
     ):

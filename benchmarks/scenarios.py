@@ -49,6 +49,7 @@ async def start(load: Load) -> Figures:
     return {
         "start_s": server.start_seconds,
         "idle_cores": server.processes.since(before).cpu_seconds / load.sizes.probe_seconds,
+        "own_pss_mb": memory.own_pss_bytes / MEGABYTE,
         "pss_mb": memory.pss_bytes / MEGABYTE,
         "rss_mb": memory.rss_bytes / MEGABYTE,
         "processes": memory.processes,
@@ -68,10 +69,13 @@ async def throughput(load: Load) -> Figures:
     runs = await load.start_many(threads, "echo", text=TEXT)
     accepted = perf_counter()
     ended = await load.await_end(looking, runs[: -LAST_RUNS - 1 : -1]) or accepted
+    ended = await load.await_idle(looking) or ended
     spent, work = server.processes.since(before), server.counters.read() - counted
-    if late := await load.await_end(looking, runs[:-LAST_RUNS]):
-        ended = late
-        spent, work = server.processes.since(before), server.counters.read() - counted
+    if server.counters:
+        await touch(load)
+        commits = server.counters.read()["commits"] - commits
+    # All have ended: this looks whether they ended well.
+    await load.await_end(looking, runs)
 
     grown = server.processes.memory().pss_bytes - memory.pss_bytes
     seconds, per_thousand = ended - before.at, 1000 / len(runs)
@@ -87,8 +91,6 @@ async def throughput(load: Load) -> Figures:
     for part, cpu_seconds in spent.cpu.items():
         figures[f"cpu_s_per_1000.{part}"] = cpu_seconds * per_thousand
     if server.counters:
-        await touch(load)
-        commits = server.counters.read()["commits"] - commits
         for name in ("statements", "wal_bytes", "redis_commands"):
             figures[f"{name}_per_run"] = work[name] / len(runs)
         figures["commits_per_run"] = commits / (len(runs) + TOUCHES)

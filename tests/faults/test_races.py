@@ -213,7 +213,7 @@ def test_a_cancel_that_comes_while_the_end_is_written_has_one_winner(
                 if cancels_first:
                     cancelled = pool.submit(http.post, path)
                     wait_for_waiter(deployment, "SELECT thread_id, is_temporary FROM thread")
-                wait_for_waiter(deployment, "finished_at = now()")
+                wait_for_waiter(deployment, "finish_run_if_owned")
                 if not cancels_first:
                     cancelled = pool.submit(http.post, path)
                     wait_for_waiter(deployment, "SELECT thread_id, is_temporary FROM thread")

@@ -451,7 +451,7 @@ class Executor:
             attempt=claim.attempt,
         )
         config = graph_config(claim)
-        saver = self._saver(claim)
+        saver = self._saver(claim, events)
         opened = self.registry.open(
             claim.graph_id,
             config,
@@ -484,7 +484,7 @@ class Executor:
                 await saver.settled()
         return self._classify(active, graph, snapshot, failure)
 
-    def _saver(self, claim: Claim) -> BaseCheckpointSaver[Any]:
+    def _saver(self, claim: Claim, events: RunEvents) -> BaseCheckpointSaver[Any]:
         if is_temporary(claim):
             return InMemorySaver()
         return FencedSaver(
@@ -492,6 +492,8 @@ class Executor:
             claim.lease,
             is_blank=claim.is_blank,
             awaits_commits=claim.kwargs["durability"] == "sync",
+            # An attempt after this one goes on from there: it would not repeat what got lost.
+            before_writes=events.kept if events.is_resumable else None,
         )
 
     async def _stream(

@@ -60,6 +60,8 @@ class RunEvents:
         self._bytes = 0
         self._is_sending = False
         self._idle: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._kept_seq = 0
+        self._unkept: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 
     async def resume(self) -> None:
         """Go on counting where an earlier attempt stopped, so that ids keep growing."""
@@ -73,7 +75,7 @@ class RunEvents:
                     row = await cursor.fetchone()
             return int(row["last_seq"]) + 1 if row else 0
 
-        self.next_seq = await asyncio.wrap_future(self.io.submit(read()))
+        self.next_seq = self._kept_seq = await asyncio.wrap_future(self.io.submit(read()))
 
     def emit(self, event: str, data: bytes) -> None:
         """Frame an event and send it with the next batch."""
@@ -101,6 +103,16 @@ class RunEvents:
                 return
             done = loop.create_future()
             self._idle.append((loop, done))
+        await done
+
+    async def kept(self) -> None:
+        """Wait until everything emitted so far is in the log, or will never be."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if self._kept_seq >= self.next_seq:
+                return
+            done = loop.create_future()
+            self._unkept.append((self.next_seq, loop, done))
         await done
 
     def end_frame(self, data: bytes) -> bytes:
@@ -138,6 +150,8 @@ class RunEvents:
                     run_id=self.lease.run_id,
                     thread_id=self.lease.thread_id,
                 )
+            finally:
+                self._tell_kept(batch.next_seq)
             await self._publish(batch)
 
     def _take(self) -> Batch | None:
@@ -163,6 +177,14 @@ class RunEvents:
             len(frames),
             b"".join(frames),
         )
+
+    def _tell_kept(self, seq: int) -> None:
+        with self._lock:
+            self._kept_seq = seq
+            ready = [waiting for waiting in self._unkept if waiting[0] <= seq]
+            self._unkept = [waiting for waiting in self._unkept if waiting[0] > seq]
+        for _, loop, done in ready:
+            loop.call_soon_threadsafe(resolve, done)
 
     async def _keep_at_last(self, batch: Batch) -> None:
         """Keep a batch, however long Postgres is away: what nobody can replay, nobody shall see.

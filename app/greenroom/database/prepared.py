@@ -18,6 +18,9 @@ GENERIC_PLANS: Final = "-c plan_cache_mode=force_generic_plan"
 """An option for connections: plan once, not for the first five executions each."""
 NUMBERED = postgresql.dialect(paramstyle="numeric_dollar")  # type: ignore[no-untyped-call]
 
+NAMES: Final[dict[TextClause, str]] = {}
+"""What texts are called in `pg_stat_activity`, where EXECUTE shows nothing else of them."""
+
 _numbers = count(1)
 
 
@@ -38,8 +41,9 @@ class PreparedText:
     """
 
     def __init__(self, statement: TextClause) -> None:
+        name = NAMES.get(statement, "greenroom")
         parts = (part.strip() for part in statement.text.split(";"))
-        self.parts = tuple(_read(part) for part in parts if part)
+        self.parts = tuple(_read(name, part) for part in parts if part)
 
     def sql(self, plans: dict[str, float], now: float) -> str:
         """What to send on a connection.
@@ -61,10 +65,10 @@ class PreparedText:
                 yield part.prepare
 
 
-def _read(part: str) -> Part:
+def _read(prefix: str, part: str) -> Part:
     compiled = text(part).compile(dialect=NUMBERED)
     names: list[str] = list(compiled.positiontup or ())
-    name = f"greenroom_{next(_numbers)}"
+    name = f"{prefix}_{next(_numbers)}"
     values = f"({', '.join(f'%({one})s' for one in names)})" if names else ""
     return Part(name, _escaped(f"PREPARE {name} AS {compiled}"), f"EXECUTE {name}{values}")
 

@@ -3,7 +3,15 @@
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from typing import Any, TypeVar
 
 from langchain_core.runnables import RunnableConfig
@@ -56,6 +64,7 @@ class FencedSaver(BasePostgresSaver):
         awaits_commits: each write returns when it is committed. Otherwise they return at once, are
             committed in their order, and `settled` tells the end: for langgraph's durabilities
             "async" and "exit", which promise no more.
+        before_writes: awaited before each write of the run's loop.
     """
 
     def __init__(
@@ -65,8 +74,10 @@ class FencedSaver(BasePostgresSaver):
         *,
         is_blank: bool = False,
         awaits_commits: bool = True,
+        before_writes: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         super().__init__()
+        self.before_writes = before_writes
         self.store = store
         self.lease = lease
         self.awaits_commits = awaits_commits
@@ -106,6 +117,8 @@ class FencedSaver(BasePostgresSaver):
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         """See the base class."""
+        if self.before_writes is not None:
+            await self.before_writes()
         put = Put(self.lease, self._chain)
         pointer = self._fill_checkpoint(put, config, checkpoint, metadata, new_versions)
         await self._write(put)
@@ -119,6 +132,8 @@ class FencedSaver(BasePostgresSaver):
         task_path: str = "",
     ) -> None:
         """See the base class."""
+        if self.before_writes is not None:
+            await self.before_writes()
         put = Put(self.lease, self._chain)
         self._fill_writes(put, config, writes, task_id, task_path)
         await self._write(put)

@@ -5,6 +5,8 @@ from importlib.resources import files
 
 from sqlalchemy import TextClause, text
 
+from greenroom.database.prepared import NAMES
+
 HEADING = re.compile(r"^-- name: (\w+)$", re.MULTILINE)
 
 
@@ -12,10 +14,12 @@ def load(resource: str) -> dict[str, TextClause]:
     """Read an SQL file of this package: `-- name: x`, then a statement until the next name."""
     source = files(__package__).joinpath(resource).read_text(encoding="utf-8")
     _preamble, *parts = HEADING.split(source)
-    return {
+    found = {
         name: text(_without_comments(body))
         for name, body in zip(parts[::2], parts[1::2], strict=True)
     }
+    NAMES.update((statement, name) for name, statement in found.items())
+    return found
 
 
 def _without_comments(body: str) -> str:
@@ -29,4 +33,6 @@ STATEMENTS = load("queries.sql")
 
 def together(*names: str) -> TextClause:
     """Several statements in one round trip and one implicit transaction; the last one answers."""
-    return text(";\n".join(STATEMENTS[name].text for name in names))
+    statement = text(";\n".join(STATEMENTS[name].text for name in names))
+    NAMES[statement] = names[-1]
+    return statement
