@@ -31,3 +31,5 @@ def test_a_checkpoint_never_knows_of_more_than_the_log(deployment: Deployment) -
         body = {"input": {"n": 5}, "stream_mode": "custom", "stream_resumable": True}
         run = start(http, new_thread(http), "steps", **body)
         assert join(http, run)["trail"] == [0, 1, 2, 3, 4]
+    attempts = "SELECT attempt FROM run WHERE run_id = CAST(:run_id AS uuid)"
+    assert deployment.value(attempts, run_id=run["run_id"]) == 1
