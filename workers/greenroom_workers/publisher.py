@@ -11,6 +11,7 @@ from greenroom.queue.life import Lease
 from greenroom.signals.keys import Keys
 from greenroom.streaming.frames import Batch, EventId, Kind, make_frame, pack_pieces
 from greenroom_workers.io_thread import IoThread
+from greenroom_workers.kept import Kept, resolve
 
 log = get_logger(__name__)
 
@@ -60,8 +61,7 @@ class RunEvents:
         self._bytes = 0
         self._is_sending = False
         self._idle: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
-        self._kept_seq = 0
-        self._unkept: list[tuple[int, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._kept = Kept()
 
     async def resume(self) -> None:
         """Go on counting where an earlier attempt stopped, so that ids keep growing."""
@@ -75,7 +75,8 @@ class RunEvents:
                     row = await cursor.fetchone()
             return int(row["last_seq"]) + 1 if row else 0
 
-        self.next_seq = self._kept_seq = await asyncio.wrap_future(self.io.submit(read()))
+        self.next_seq = await asyncio.wrap_future(self.io.submit(read()))
+        self._kept.tell(self.next_seq)
 
     def emit(self, event: str, data: bytes) -> None:
         """Frame an event and send it with the next batch."""
@@ -107,13 +108,7 @@ class RunEvents:
 
     async def kept(self) -> None:
         """Wait until everything emitted so far is in the log, or will never be."""
-        loop = asyncio.get_running_loop()
-        with self._lock:
-            if self._kept_seq >= self.next_seq:
-                return
-            done = loop.create_future()
-            self._unkept.append((self.next_seq, loop, done))
-        await done
+        await self._kept.wait(self.next_seq)
 
     def end_frame(self, data: bytes) -> bytes:
         """The frame of the error that ends the run; to be stored with the end, then sent."""
@@ -151,7 +146,7 @@ class RunEvents:
                     thread_id=self.lease.thread_id,
                 )
             finally:
-                self._tell_kept(batch.next_seq)
+                self._kept.tell(batch.next_seq)
             await self._publish(batch)
 
     def _take(self) -> Batch | None:
@@ -177,14 +172,6 @@ class RunEvents:
             len(frames),
             b"".join(frames),
         )
-
-    def _tell_kept(self, seq: int) -> None:
-        with self._lock:
-            self._kept_seq = seq
-            ready = [waiting for waiting in self._unkept if waiting[0] <= seq]
-            self._unkept = [waiting for waiting in self._unkept if waiting[0] > seq]
-        for _, loop, done in ready:
-            loop.call_soon_threadsafe(resolve, done)
 
     async def _keep_at_last(self, batch: Batch) -> None:
         """Keep a batch, however long Postgres is away: what nobody can replay, nobody shall see.
@@ -219,9 +206,3 @@ class RunEvents:
 
     async def _publish(self, batch: Batch) -> None:
         await self.io.publish(self.channel, pack_pieces(batch))
-
-
-def resolve(done: "asyncio.Future[None]") -> None:
-    """Wake whoever waits, if they still do."""
-    if not done.done():
-        done.set_result(None)
