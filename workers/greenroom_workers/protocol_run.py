@@ -84,7 +84,9 @@ async def native_parts(
     kwargs = claim.kwargs
     config = graph_config(claim)
     config["configurable"] = {**config["configurable"], CONTENT_BLOCKS: True}
-    stream: Any = graph.astream(
+    # Its types know neither the mode of tools nor our lists.
+    astream: Any = graph.astream
+    stream = astream(
         graph_input(kwargs),
         config,
         context=graph_context(graph, kwargs["context"]),

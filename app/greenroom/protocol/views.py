@@ -1,6 +1,5 @@
 """HTTP for the protocol of generation 2: one command, or a stream of events (streaming-v2.md)."""
 
-from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 from uuid import UUID

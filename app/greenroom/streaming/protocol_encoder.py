@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from langchain_core.messages import BaseMessage, BaseMessageChunk, ToolMessage
@@ -36,12 +36,6 @@ class Draft:
     is_numbered: bool = True
 
 
-class Sink(Protocol):
-    """Where drafts become events: those of one call stay together."""
-
-    def __call__(self, *drafts: Draft) -> None: ...
-
-
 class ProtocolEncoder:
     """Turns the parts of one run's stream into drafts of events."""
 
@@ -49,7 +43,7 @@ class ProtocolEncoder:
         self,
         run_id: UUID,
         graph_id: str,
-        emit: Sink,
+        emit: Callable[..., None],
         describe: Callable[[BaseException], str],
         *,
         is_native: bool,
@@ -57,6 +51,7 @@ class ProtocolEncoder:
         """Emit nothing yet.
 
         Args:
+            emit: takes drafts, those of one call to stay together.
             describe: what clients may read about an exception.
             is_native: the run is of generation 2; of others only what their modes bring is shown.
         """
@@ -116,15 +111,16 @@ class ProtocolEncoder:
             event: completed, failed or interrupted.
             interrupts: `{"id", "value"}` of all that the thread waits for.
         """
-        drafts = list(self._held.values())
-        self._held = {}
-        for namespace in reversed([*self.subgraphs]):
-            drafts.append(self._end_of(namespace, event, None))
-        for asked in interrupts:
-            drafts.append(self._question(asked["id"], asked["value"]))
         told = {"event": event, "graph_name": self.graph_id}
-        drafts.append(self._lifecycle((), told if error is None else {**told, "error": error}))
-        return drafts
+        return [
+            *self._held.values(),
+            *(
+                self._lifecycle(namespace, {"event": event, "graph_name": nested.graph_name})
+                for namespace, nested in reversed(self.subgraphs.items())
+            ),
+            *(self._question(asked["id"], asked["value"]) for asked in interrupts),
+            self._lifecycle((), told if error is None else {**told, "error": error}),
+        ]
 
     def _values(self, namespace: Namespace, data: Any, interrupts: Iterable[Any]) -> None:
         if isinstance(data, Mapping) and INTERRUPT in data:
