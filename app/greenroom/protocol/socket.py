@@ -54,11 +54,6 @@ REFUSED = 4000
 """Plus an HTTP status: clients do not try again."""
 
 
-def is_upgrade() -> bool:
-    """Whether this request wants to become a WebSocket."""
-    return request.headers.get("upgrade", "").lower() == "websocket"
-
-
 def serve_socket(app: Services, thread_id: UUID, commands: Commands) -> Response:
     """Answer an upgrade; what follows happens when the server calls the answer.
 

@@ -5,7 +5,6 @@ from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response
-from werkzeug.exceptions import MethodNotAllowed
 
 from greenroom.contract.endpoint import Reply, endpoint, read_json
 from greenroom.contract.services import Services, services
@@ -22,7 +21,7 @@ from greenroom.protocol.schemas import (
     read_filter,
 )
 from greenroom.protocol.service import Commands
-from greenroom.protocol.socket import is_upgrade, serve_socket
+from greenroom.protocol.socket import serve_socket
 from greenroom.runs.answers import SSE_HEADERS
 from greenroom.streaming.respond import streamed
 from greenroom.streaming.thread_events import ThreadEvents, stream_events
@@ -72,12 +71,11 @@ def stream_thread_events(thread_id: UUID) -> Response:
         )
 
 
-@protocol.get("/threads/<thread_id>/stream/events")
+# Only an upgrade matches it: to any other GET the path is POST's alone.
+@protocol.get("/threads/<thread_id>/stream/events", websocket=True)
 @endpoint(is_hidden=True)
 def open_socket(thread_id: UUID) -> Response:
-    """Both of the above on one WebSocket; any other GET is refused."""
-    if not is_upgrade():
-        raise MethodNotAllowed(valid_methods=["POST"])
+    """Both of the above on one WebSocket."""
     app = services()
     return serve_socket(app, thread_id, commands_of(app))
 
