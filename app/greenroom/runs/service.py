@@ -408,6 +408,8 @@ def announce(signals: Signals, thread_id: UUID, cancelled: Cancelled, action: Ca
     signals.cancel(cancelled.asked, action)
     for run_id in cancelled.ended:
         announce_end(signals, thread_id, run_id)
+    for batch in cancelled.events:
+        signals.publish_numbered(thread_id, pack(batch))
     if cancelled.has_next:
         signals.ring()
 

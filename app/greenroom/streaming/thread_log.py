@@ -5,8 +5,11 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
+from greenroom import wire
 from greenroom.database.engine import Database
 from greenroom.streaming.frames import Batch, Kind
+from greenroom.streaming.replay import milliseconds
+from greenroom.streaming.spans import Event, make_event_frame, make_key, pack_spans
 
 PAGE = 200
 PAGE_BYTES = 1024 * 1024
@@ -28,6 +31,23 @@ LAST = text(
     "FROM unnest(CAST(:thread_ids AS uuid[])) AS watched (thread_id) "
     "CROSS JOIN LATERAL (SELECT last_seq FROM thread_event "
     "WHERE thread_event.thread_id = watched.thread_id ORDER BY first_seq DESC LIMIT 1) AS newest"
+)
+
+# Not while another run is on its way: the next numbers are that one's to give.
+NEXT = text(
+    "SELECT run.graph_id, now() AS ended_at, "
+    "greatest(thread.event_seq, newest.last_seq) AS last_seq FROM thread "
+    "JOIN run ON run.thread_id = thread.thread_id AND run.run_id = :run_id "
+    "LEFT JOIN LATERAL (SELECT last_seq FROM thread_event "
+    "WHERE thread_event.thread_id = thread.thread_id ORDER BY first_seq DESC LIMIT 1) AS newest "
+    "ON true WHERE thread.thread_id = :thread_id AND thread.event_seq IS NOT NULL "
+    "AND (SELECT sequence FROM run AS other WHERE other.thread_id = :thread_id "
+    "AND other.status = 'running' ORDER BY sequence LIMIT 1) IS NULL"
+)
+ADD = text(
+    "INSERT INTO thread_event (thread_id, first_seq, last_seq, run_id, spans) "
+    "VALUES (:thread_id, :seq, :seq, :run_id, :spans); "
+    "UPDATE thread SET event_seq = :seq WHERE thread_id = :thread_id"
 )
 
 
@@ -62,6 +82,36 @@ def replay_events(database: Database, thread_id: UUID, from_seq: int) -> Iterato
     while page := read_page(database, thread_id, from_seq):
         yield from page
         from_seq = page[-1].next_seq
+
+
+def add_end(
+    connection: Connection, thread_id: UUID, run_id: UUID, event: str, error: str | None = None
+) -> Batch | None:
+    """Tell the readers of a thread about the end of a run that no worker ends.
+
+    Wants the thread's lock, and the run's end in the same transaction.
+
+    Args:
+        event: failed or interrupted.
+    Returns:
+        What to send them once it is committed; None when nobody is to be told.
+    """
+    row = connection.execute(NEXT, {"thread_id": thread_id, "run_id": run_id}).one_or_none()
+    if row is None:
+        return None
+    seq = row.last_seq + 1
+    told = {"event": event, "graph_name": row.graph_id}
+    frame = make_event_frame(
+        "lifecycle",
+        wire.dumps(told if error is None else {**told, "error": error}),
+        namespace=b"[]",
+        milliseconds=milliseconds(row.ended_at),
+        event_id=f"synth:{run_id}:lc||{event}",
+        seq=seq,
+    )
+    spans = pack_spans([Event(make_key("lifecycle", ()), frame)])
+    connection.execute(ADD, {"thread_id": thread_id, "seq": seq, "run_id": run_id, "spans": spans})
+    return Batch(Kind.EVENTS, run_id, 0, 0, seq, 1, spans)
 
 
 def find_last(connection: Connection, thread_ids: Sequence[UUID]) -> dict[UUID, int]:
