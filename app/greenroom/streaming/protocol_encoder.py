@@ -65,6 +65,8 @@ class ProtocolEncoder:
         self.asked: dict[str, Namespace] = {}
         """Where an interrupt was first seen: the innermost graph tells of it first."""
         self._held: dict[Namespace, Draft] = {}
+        self._checkpoints: dict[Namespace, Draft] = {}
+        """The newest of each graph."""
 
     def begin(self) -> None:
         """The root graph runs."""
@@ -97,10 +99,9 @@ class ProtocolEncoder:
                 self._tool(namespace, data)
 
     def release(self) -> None:
-        """Emit values that waited for their checkpoint."""
+        """Emit values that waited for their checkpoint in vain: they show the newest again."""
         if self._held:
-            held, self._held = list(self._held.values()), {}
-            self.emit(*held)
+            self.emit(*self._take_held())
 
     def end(
         self, event: str, interrupts: Iterable[Mapping[str, Any]], error: str | None = None
@@ -113,7 +114,7 @@ class ProtocolEncoder:
         """
         told = {"event": event, "graph_name": self.graph_id}
         return [
-            *self._held.values(),
+            *self._take_held(),
             *(
                 self._lifecycle(namespace, {"event": event, "graph_name": nested.graph_name})
                 for namespace, nested in reversed(self.subgraphs.items())
@@ -121,6 +122,15 @@ class ProtocolEncoder:
             *(self._question(asked["id"], asked["value"]) for asked in interrupts),
             self._lifecycle((), told if error is None else {**told, "error": error}),
         ]
+
+    def _take_held(self) -> list[Draft]:
+        held, self._held = self._held, {}
+        drafts = []
+        for namespace, values in held.items():
+            if checkpoint := self._checkpoints.get(namespace):
+                drafts.append(checkpoint)
+            drafts.append(values)
+        return drafts
 
     def _values(self, namespace: Namespace, data: Any, interrupts: Iterable[Any]) -> None:
         if isinstance(data, Mapping) and INTERRUPT in data:
@@ -171,6 +181,7 @@ class ProtocolEncoder:
         if parent:
             shown["parent_id"] = parent["configurable"]["checkpoint_id"]
         checkpoint = Draft("checkpoints", namespace, wire.dumps(shown), is_numbered=False)
+        self._checkpoints[namespace] = checkpoint
         self.emit(checkpoint, values)
 
     def _task(self, namespace: Namespace, data: Mapping[str, Any]) -> None:
