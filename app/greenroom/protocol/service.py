@@ -9,12 +9,14 @@ from pydantic import ValidationError
 from sqlalchemy import Connection
 
 from greenroom import wire
+from greenroom.assistants.known import KnownAssistants
 from greenroom.config import Project
 from greenroom.database.engine import Database
 from greenroom.errors import AppError, Unavailable
 from greenroom.protocol import queries
 from greenroom.protocol.errors import CommandError, InvalidArgument, NoSuchInterrupt, NoSuchRun
 from greenroom.protocol.schemas import Command, success
+from greenroom.queue.admission import AssistantChangedError
 from greenroom.queue.states import TERMINAL
 from greenroom.runs import service as run_service
 from greenroom.runs.schemas import RunCreateStateful
@@ -47,8 +49,15 @@ Handler = Callable[["Commands", UUID, dict[str, Any]], dict[str, Any]]
 class Commands:
     """Carries out the commands that need no open stream."""
 
-    def __init__(self, database: Database, signals: Signals, project: Project) -> None:
+    def __init__(
+        self,
+        database: Database,
+        assistants: KnownAssistants,
+        signals: Signals,
+        project: Project,
+    ) -> None:
         self.database = database
+        self.assistants = assistants
         self.signals = signals
         self.project = project
 
@@ -75,11 +84,7 @@ class Commands:
         assistant_id = params.get("assistant_id")
         if not isinstance(assistant_id, str) or not assistant_id:
             raise InvalidArgument("run.start requires an assistant_id.")
-        prepared = self._prepare(thread_id, params)
-        with self.database.transaction() as connection:
-            entry = self._enter(connection, prepared)
-        run_service.announce_entry(self.signals, prepared, entry)
-        return {"run_id": str(prepared.new.run_id)}
+        return self._admit(self._prepare(thread_id, params))
 
     def respond(self, thread_id: UUID, params: dict[str, Any]) -> dict[str, Any]:
         """`input.respond`: a run that goes on with the answers to interrupts."""
@@ -91,16 +96,16 @@ class Commands:
         prepared = self._prepare(
             thread_id, {**given, "assistant_id": str(latest.assistant_id)}, command
         )
-        with self.database.transaction() as connection:
+
+        def check(connection: Connection) -> None:
             # Under the lock: of two that answer the same, one finds it answered.
             status = queries.lock_thread(connection, thread_id)
             waiting = queries.find_interrupts(connection, thread_id)
             for interrupt_id in answers:
                 if status == "busy" or interrupt_id not in waiting:
                     raise NoSuchInterrupt(interrupt_id)
-            entry = self._enter(connection, prepared)
-        run_service.announce_entry(self.signals, prepared, entry)
-        return {"run_id": str(prepared.new.run_id)}
+
+        return self._admit(prepared, check)
 
     def get_tree(self, thread_id: UUID, _params: dict[str, Any]) -> dict[str, Any]:
         """`agent.getTree`: the graph that is at work."""
@@ -144,16 +149,28 @@ class Commands:
         self, thread_id: UUID, params: Mapping[str, Any], command: dict[str, Any] | None = None
     ) -> Prepared:
         body = read_run(params, command)
-        prepared = run_service.prepare(self.database, self.project, body, thread_id)
-        kwargs = {**prepared.kwargs, "protocol": "v2"}
-        return replace(
-            prepared, kwargs=kwargs, new=replace(prepared.new, kwargs=wire.dumps(kwargs))
-        )
+        return run_service.prepare(self.assistants, self.project, body, thread_id)
 
-    def _enter(self, connection: Connection, prepared: Prepared) -> Entry:
-        """Let a run in, on a thread whose events are numbered."""
-        entry = run_service.enter(connection, prepared)
-        queries.number_events(connection, prepared.new.thread_id)
+    def _admit(
+        self, prepared: Prepared, check: Callable[[Connection], None] | None = None
+    ) -> dict[str, Any]:
+        """Let a run in, unless the check objects, and wake a worker."""
+        try:
+            entry = self._enter(mark(prepared), check)
+        except AssistantChangedError:
+            if prepared.again is None:
+                raise
+            prepared = prepared.again()
+            entry = self._enter(mark(prepared), check)
+        run_service.announce_entry(self.signals, prepared, entry)
+        return {"run_id": str(prepared.new.run_id)}
+
+    def _enter(self, prepared: Prepared, check: Callable[[Connection], None] | None) -> Entry:
+        with self.database.transaction() as connection:
+            if check is not None:
+                check(connection)
+            entry = run_service.enter(connection, prepared)
+            queries.number_events(connection, prepared.new.thread_id)
         return entry
 
     def _latest(self, thread_id: UUID, answers: Mapping[str, Any]) -> Any:
@@ -182,6 +199,12 @@ HANDLERS: dict[str, Handler] = {
     "subscription.unsubscribe": Commands.unsubscribe,
     "subscription.reconnect": Commands.reconnect,
 }
+
+
+def mark(prepared: Prepared) -> Prepared:
+    """Write down that the run is of generation 2: its worker asks more of its graph."""
+    kwargs = {**prepared.kwargs, "protocol": "v2"}
+    return replace(prepared, kwargs=kwargs, new=replace(prepared.new, kwargs=wire.dumps(kwargs)))
 
 
 def read_answers(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -94,4 +94,4 @@ def read_body() -> Any:
 
 def commands_of(app: Services) -> Commands:
     """What carries out commands."""
-    return Commands(app.database, app.signals, app.config.project)
+    return Commands(app.database, app.assistants, app.signals, app.config.project)

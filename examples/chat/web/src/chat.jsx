@@ -30,14 +30,11 @@ export function Chat() {
       </header>
       <ol id="messages">
         {stream.messages
-          .filter((message) => message.type !== "tool" && message.text)
+          .filter((message) => message.type !== "tool")
           .map((message) => (
             <Message key={message.id} stream={stream} message={message} say={say} />
           ))}
       </ol>
-      {stream.toolCalls.map((call) => (
-        <ToolCall key={call.callId ?? call.id} call={call} />
-      ))}
       {stream.interrupts.map((interrupt) => (
         <Question key={interrupt.id} interrupt={interrupt} respond={stream.respond} />
       ))}
@@ -72,9 +69,16 @@ function Message({ stream, message, say }) {
       </li>
     );
   }
+  const calls = message.tool_calls ?? [];
   return (
     <li className={message.type}>
-      <span>{message.text}</span>
+      {message.text ? <span>{message.text}</span> : null}
+      {calls.map(({ id, name, args }) => (
+        <ToolCall
+          key={id}
+          call={stream.toolCalls.find((call) => (call.callId ?? call.id) === id) ?? { name, args }}
+        />
+      ))}
       {isHuman && !stream.isLoading ? (
         <button className="fork" title="Ask something else here" onClick={() => setDraft(message.text)}>
           ✎
