@@ -1,9 +1,9 @@
 """`client.threads.stream()` of the Python client."""
 
 import asyncio
-from typing import Any
+import contextlib
+from typing import Any, Self
 
-import pytest
 from deployment import Deployment
 from langgraph_sdk import get_client, get_sync_client
 
@@ -11,22 +11,18 @@ SUM = {"messages": [{"role": "user", "content": "add 1 2"}]}
 
 
 async def test_values_messages_tools_and_output(server: Deployment) -> None:
-    """All that a run tells, side by side."""
+    """All that a run tells, as it comes."""
     client = get_client(url=server.url)
     async with client.threads.stream(assistant_id="chat") as thread:
         await thread.run.start(input=SUM)
-
-        async def texts() -> list[str]:
-            return [str(await message.text) async for message in thread.messages]
-
-        async def calls() -> list[tuple[str, Any]]:
-            return [(call.name, call.input) async for call in thread.tool_calls]
-
-        said, called = await asyncio.gather(texts(), calls())
+        found: dict[str, list[Any]] = {"values": [], "messages": [], "tool_calls": []}
+        async for channel, item in thread.interleave_projections(list(found)):
+            found[channel].append(item)
         output = await thread.output.with_timeout(30)
+        said = [str(await message.text) for message in found["messages"]]
     assert said == ["", "the sum is 3"]
-    assert called == [("add", {"a": 1, "b": 2})]
-    assert len(output["messages"]) == 4
+    assert [(call.name, call.input) for call in found["tool_calls"]] == [("add", {"a": 1, "b": 2})]
+    assert len(found["values"][-1]["messages"]) == len(output["messages"]) == 4
 
 
 async def test_an_interrupt_is_read_and_answered(server: Deployment) -> None:
@@ -53,26 +49,59 @@ async def test_nested_graphs_are_found(server: Deployment) -> None:
     assert [nested.graph_name for nested in found] == ["child"]
 
 
-@pytest.mark.timeout(120)
+class Switchboard:
+    """Connects to one web process after another."""
+
+    def __init__(self, *urls: str) -> None:
+        self.ports = [int(url.rpartition(":")[2]) for url in urls]
+        self.writers: list[asyncio.StreamWriter] = []
+
+    async def __aenter__(self) -> Self:
+        self.server = await asyncio.start_server(self._connect, "127.0.0.1")
+        self.url = f"http://127.0.0.1:{self.server.sockets[0].getsockname()[1]}"
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.server.close()
+        self.switch()
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there, back = await asyncio.open_connection("127.0.0.1", self.ports[0])
+        self.writers += [writer, back]
+        await asyncio.gather(pipe(reader, back), pipe(there, writer))
+
+    def switch(self) -> None:
+        """Cut every connection; the next ones lead to the next process."""
+        self.ports.append(self.ports.pop(0))
+        for writer in self.writers:
+            writer.transport.abort()
+
+
+async def pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Pass on what comes until either side ends."""
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65536):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
 async def test_a_stream_goes_on_at_another_web_process(deployment: Deployment) -> None:
-    """The web process is replaced amid a run: the reader notices nothing."""
-    url = deployment.start_web()
+    """Its connection breaks again and again amid a run: the reader notices nothing."""
+    urls = [deployment.start_web(), deployment.start_web()]
     deployment.start_worker()
-    client = get_client(url=url)
-    async with client.threads.stream(assistant_id="steps") as thread:
-        await thread.run.start(input={"n": 30, "seconds": 0.1})
-        seen: list[Any] = []
-        async for event in thread.events:
-            seen.append(event)
-            if event["method"] == "custom" and event["params"]["data"]["step"] == 5:
-                await asyncio.to_thread(deployment.restart_web, url)
-            params = event["params"]
-            if event["method"] == "lifecycle" and params["data"]["event"] == "completed":
-                break
-    steps = [one["params"]["data"]["step"] for one in seen if one["method"] == "custom"]
-    assert steps == list(range(30))
-    numbers = [one["seq"] for one in seen if "seq" in one]
-    assert numbers == list(range(1, len(numbers) + 1))
+    async with Switchboard(*urls) as switchboard:
+        client = get_client(url=switchboard.url)
+        async with client.threads.stream(assistant_id="steps") as thread:
+            await thread.run.start(input={"n": 20, "seconds": 0.1})
+            lengths = []
+            async for values in thread.values:
+                lengths.append(len(values.get("trail", [])))
+                if lengths[-1] in {3, 8, 13}:
+                    switchboard.switch()
+            output = await thread.output.with_timeout(30)
+    assert output["trail"] == list(range(20))
+    assert lengths[lengths.index(1) :] == list(range(1, 21))
 
 
 def test_the_sync_client_reads_the_same(server: Deployment) -> None:
