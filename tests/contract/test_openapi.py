@@ -20,8 +20,6 @@ INTENDED = {
     # Operations
     "* /mcp/*": "a bridge to other protocols, which is optional",
     "* /a2a/{assistant_id}*": "a bridge to other protocols, which is optional",
-    "* /threads/{thread_id}/commands*": "the second streaming protocol, which nobody needs yet",
-    "* /threads/{thread_id}/stream/events*": "the second streaming protocol",
     "GET /docs missing": "the page that shows the document is none of its operations",
     "GET / *added": "answers as /ok does, there as here",
     "* /runs/{run_id}* added": "both clients look for a stateless run here after a lost connection",
