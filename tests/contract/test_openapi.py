@@ -49,6 +49,7 @@ INTENDED = {
     "GET */stream query stream_mode *": "clients repeat the parameter",
     "GET */stream query stream_mode[] added": "clients repeat the parameter",
     "GET /threads/{thread_id}/stream query stream_modes *": "one mode is a list of one",
+    "POST /threads/{thread_id}/stream/events body channels[] enum": "checkpoints may be read, too",
     "PATCH /threads/{thread_id} header Prefer added": "is read, there as here",
     "POST * header Idempotency-Key added": "a request may be repeated without a second run",
     "POST *runs* body if_thread_status* added": "a run may be refused by its thread's status",

@@ -1,6 +1,7 @@
 """The thread event protocol, against real processes."""
 
 import signal
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Thread
@@ -82,6 +83,44 @@ def test_all_runs_of_a_thread_share_one_row_of_numbers(http: httpx.Client) -> No
     last = data_of(whole, "values")[-1]["messages"]
     assert [message["type"] for message in last] == ["human", "ai"] * 3
     assert not any("additional_kwargs" in message for message in last)
+
+
+def test_a_run_of_generation_1_shows_what_its_modes_bring(http: httpx.Client) -> None:
+    """Wrapped as its clients know it; questions too, but neither messages nor tools."""
+    thread_id = new_thread(http)
+    # Somebody looks at the thread before the run.
+    next(listen_briefly(http, thread_id), None)
+    modes = ["values", "custom", "tasks", "messages-tuple"]
+    body = {"input": SUM, "stream_mode": modes, "stream_subgraphs": True}
+    join(http, start(http, thread_id, "chat", **body))
+    events = read_runs(http, thread_id)
+    assert {event["method"] for event in events} == {"lifecycle", "values", "custom", "tasks"}
+    progress = {"name": "progress", "payload": {"messages": 1}}
+    assert data_of(events, "custom")[0] == {"payload": progress}
+    join(http, start(http, thread_id, "two_questions", input={}, stream_mode=["values"]))
+    events = read_runs(http, thread_id, since=numbers(events)[-1])
+    assert lifecycle(events) == ["running", "interrupted"]
+    assert len(data_of(events, "input.requested")) == 2
+
+
+def listen_briefly(http: httpx.Client, thread_id: str) -> Iterator[str]:
+    """Open a stream and leave it."""
+    body = {"channels": ["lifecycle"]}
+    with http.stream("POST", f"/threads/{thread_id}/stream/events", json=body) as response:
+        assert response.status_code == 200
+        yield ""
+
+
+def test_a_failure_is_told_without_secrets(http: httpx.Client) -> None:
+    """As everywhere else: the class is no secret, its text may be."""
+    thread_id = str(uuid4())
+    start_run(http, thread_id, "hostile", input={"kind": "raise"})
+    events = read_runs(http, thread_id)
+    assert lifecycle(events) == ["running", "failed"]
+    assert data_of(events, "lifecycle")[-1]["error"] == "An internal error occurred"
+    assert "hunter2" not in str(events)
+    (failed,) = [told["error"] for told in data_of(events, "tasks") if told.get("error")]
+    assert failed["error"] == "Odd"
 
 
 def test_a_tool_call_is_told_from_start_to_result(http: httpx.Client) -> None:

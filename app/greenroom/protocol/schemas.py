@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from greenroom.contract.fields import Object, WireModel
+from greenroom.contract.fields import Maybe, Object, WireModel, show_words
 from greenroom.errors import BadRequest
 from greenroom.protocol.errors import InvalidArgument
 from greenroom.streaming.spans import CHANNELS, Filter, is_channel
@@ -18,13 +18,12 @@ MALFORMED = "Protocol commands must include an integer id and string method."
 class EventStreamRequest(WireModel):
     """Which events of a thread; `custom:<name>` selects custom events of one name."""
 
-    channels: Annotated[list[str], Field(min_length=1)]
-    """Of values, updates, messages, tools, lifecycle, input, tasks, custom, checkpoints."""
-    namespaces: list[list[str]] | None = None
+    channels: Annotated[list[Annotated[str, show_words(*CHANNELS)]], Field(min_length=1)]
+    namespaces: Maybe[list[list[str]]] = None
     """Only events at or below one of these; a node's name stands for each of its calls."""
-    depth: Annotated[int, Field(ge=0)] | None = None
+    depth: Maybe[Annotated[int, Field(ge=0)]] = None
     """How many levels below."""
-    since: Annotated[int, Field(ge=0)] | None = None
+    since: Maybe[Annotated[int, Field(ge=0)]] = None
     """Only events with a higher `seq`."""
 
 

@@ -41,8 +41,10 @@ def carry_out(thread_id: UUID) -> Reply:
     try:
         answer = commands_of(services()).carry_out(thread_id, read_command(given))
     except InvalidArgument as error:
-        status = 200 if is_command(given) else 400
-        return Reply(failure(command_id, error.code, str(error)), status)
+        answer = failure(command_id, error.code, str(error))
+        if is_command(given):
+            return Reply(answer)
+        return Reply({**answer, "detail": str(error)}, 400)
     except CommandError as error:
         return Reply(failure(command_id, error.code, str(error)))
     return Reply(answer)

@@ -10,13 +10,13 @@ from langchain_core.messages import BaseMessage, BaseMessageChunk, ToolMessage
 from greenroom import wire
 from greenroom.graphs.encoding import encode_json
 from greenroom.graphs.protocol_messages import encode_protocol, events_of_message
-from greenroom.streaming.encoder import visible_task
 
 Namespace = tuple[str, ...]
 
 NATIVE_MODES = ("values", "updates", "custom", "messages", "tools", "tasks", "checkpoints")
 """What a run of generation 2 asks its graph for."""
 INTERRUPT = "__interrupt__"
+TOOL_FAILED = "the tool raised an error"
 PROVIDER_KEYS = {"ls_provider": "provider", "ls_model_name": "model"}
 
 
@@ -64,7 +64,7 @@ class ProtocolEncoder:
         self.subgraphs: dict[Namespace, Subgraph] = {}
         self.asked: dict[str, Namespace] = {}
         """Where an interrupt was first seen: the innermost graph tells of it first."""
-        self._held: dict[Namespace, Draft] = {}
+        self._held: dict[Namespace, list[Draft]] = {}
         self._checkpoints: dict[Namespace, Draft] = {}
         """The newest of each graph."""
 
@@ -99,7 +99,7 @@ class ProtocolEncoder:
                 self._tool(namespace, data)
 
     def release(self) -> None:
-        """Emit values that waited for their checkpoint in vain: they show the newest again."""
+        """Emit values that waited for their checkpoint in vain."""
         if self._held:
             self.emit(*self._take_held())
 
@@ -125,12 +125,7 @@ class ProtocolEncoder:
 
     def _take_held(self) -> list[Draft]:
         held, self._held = self._held, {}
-        drafts = []
-        for namespace, values in held.items():
-            if checkpoint := self._checkpoints.get(namespace):
-                drafts.append(checkpoint)
-            drafts.append(values)
-        return drafts
+        return [draft for drafts in held.values() for draft in drafts]
 
     def _values(self, namespace: Namespace, data: Any, interrupts: Iterable[Any]) -> None:
         if isinstance(data, Mapping) and INTERRUPT in data:
@@ -144,7 +139,9 @@ class ProtocolEncoder:
         draft = Draft("values", namespace, encode_protocol(data))
         if self.is_native:
             # Its checkpoint, which readers want before it, is the graph's next part.
-            self._held[namespace] = draft
+            # Only those that come with an interrupt have none: they show the last state once more.
+            last = self._checkpoints.get(namespace) if interrupts else None
+            self._held[namespace] = [draft] if last is None else [last, draft]
         else:
             self.emit(draft)
 
@@ -168,9 +165,9 @@ class ProtocolEncoder:
         self.emit(Draft("custom", namespace, encode_protocol(shown), name=name))
 
     def _checkpoint(self, namespace: Namespace, data: Mapping[str, Any]) -> None:
-        values = self._held.pop(namespace, None)
+        held = self._held.pop(namespace, None)
         self.release()
-        if values is None:
+        if held is None:
             return
         metadata, parent = data.get("metadata") or {}, data.get("parent_config")
         shown = {
@@ -182,7 +179,7 @@ class ProtocolEncoder:
             shown["parent_id"] = parent["configurable"]["checkpoint_id"]
         checkpoint = Draft("checkpoints", namespace, wire.dumps(shown), is_numbered=False)
         self._checkpoints[namespace] = checkpoint
-        self.emit(checkpoint, values)
+        self.emit(checkpoint, held[-1])
 
     def _task(self, namespace: Namespace, data: Mapping[str, Any]) -> None:
         is_result = "result" in data
@@ -190,7 +187,10 @@ class ProtocolEncoder:
             self._note(namespace, data.get("interrupts") or ())
         else:
             self._discover(namespace, data)
-        self.emit(Draft("tasks", namespace, encode_protocol(visible_task(data))))
+        if isinstance(error := data.get("error"), BaseException):
+            told = {"error": type(error).__name__, "message": self.describe(error)}
+            data = {**data, "error": told}
+        self.emit(Draft("tasks", namespace, encode_protocol(data)))
         if is_result:
             for child in [*self.subgraphs]:
                 if child[:-1] == namespace and self.subgraphs[child].task_id == data["id"]:
@@ -199,10 +199,9 @@ class ProtocolEncoder:
     def _outcome(self, data: Mapping[str, Any]) -> tuple[str, str | None]:
         if data.get("interrupts"):
             return "interrupted", None
-        error = data.get("error")
-        if error is None:
+        if (error := data.get("error")) is None:
             return "completed", None
-        return "failed", self.describe(error) if isinstance(error, BaseException) else str(error)
+        return "failed", error["message"] if isinstance(error, Mapping) else str(error)
 
     def _discover(self, namespace: Namespace, data: Mapping[str, Any]) -> None:
         """The first task of a nested graph tells that it has started."""
@@ -240,6 +239,9 @@ class ProtocolEncoder:
             self.emit(Draft("messages", namespace, encode_json(shown)))
 
     def _tool(self, namespace: Namespace, data: Mapping[str, Any]) -> None:
+        if data.get("event") == "tool-error":
+            # A text of which nobody knows whose eyes it is for; the model gets it as a message.
+            data = {**data, "message": TOOL_FAILED}
         self.emit(Draft("tools", namespace, encode_json(data)))
         output, call_id = data.get("output"), data.get("tool_call_id")
         if not isinstance(output, ToolMessage) or output.tool_call_id != call_id:
