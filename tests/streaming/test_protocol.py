@@ -296,7 +296,7 @@ def test_a_run_that_is_cancelled_before_it_begins_is_told_of(
         assert lifecycle(read_runs(http, thread_id)) == ["interrupted"]
 
 
-@pytest.mark.parametrize("action", ["interrupt", "rollback"])
+@pytest.mark.parametrize("action", ["interrupt", "rollback", "delete"])
 def test_stopping_a_run_ends_it_for_its_readers(http: httpx.Client, action: str) -> None:
     """And the numbers of what was removed are not given again."""
     thread_id = str(uuid4())
@@ -308,8 +308,11 @@ def test_stopping_a_run_ends_it_for_its_readers(http: httpx.Client, action: str)
             seen.append(event)
             if event["method"] == "messages":
                 break
-        path = f"/threads/{thread_id}/runs/{run_id}/cancel?action={action}"
-        other.post(path).raise_for_status()
+        path = f"/threads/{thread_id}/runs/{run_id}"
+        if action == "delete":
+            other.delete(path).raise_for_status()
+        else:
+            other.post(f"{path}/cancel?action={action}").raise_for_status()
         for event in stream:
             seen.append(event)
             if is_end(event):

@@ -16,7 +16,7 @@ from greenroom.queue.life import settle
 from greenroom.queue.statements import STATEMENTS, together
 from greenroom.queue.states import CancelAction, RunStatus
 from greenroom.streaming.frames import Batch
-from greenroom.streaming.thread_log import add_end
+from greenroom.streaming.thread_log import add_end, add_farewell
 
 ADMIT_ON_NEW_THREAD = together("create_thread", "admit_run")
 
@@ -160,18 +160,27 @@ def cancel_runs(
     return replace(cancelled, has_next=has_next or cancelled.has_next)
 
 
-def delete_run(connection: Connection, thread_id: UUID, run_id: UUID) -> tuple[bool, bool]:
-    """Remove a run in any status, under the thread's lock: (was it there, is another ready now).
+def delete_run(
+    connection: Connection, thread_id: UUID, run_id: UUID
+) -> tuple[bool, bool, Batch | None]:
+    """Remove a run in any status, under the thread's lock.
 
     The fence goes with the row: whatever its worker still writes is refused.
+
+    Returns:
+        Whether it was there, whether another is ready now, and what readers of numbered events are
+        to be told.
     """
     connection.execute(STATEMENTS["lock_thread"], {"thread_id": thread_id})
     deleted = connection.execute(
         STATEMENTS["delete_run"], {"thread_id": thread_id, "run_id": run_id}
     ).one_or_none()
     if deleted is None:
-        return False, False
-    return True, settle(connection, thread_id)
+        return False, False, None
+    told = None
+    if deleted.status == RunStatus.RUNNING:
+        told = add_farewell(connection, thread_id, run_id, deleted.graph_id)
+    return True, settle(connection, thread_id), told
 
 
 def _cancel(

@@ -321,7 +321,8 @@ UPDATE thread SET event_seq = greatest(event_seq, (
            SELECT last_seq FROM thread_event WHERE thread_id = :thread_id
             ORDER BY first_seq DESC LIMIT 1))
  WHERE thread_id = :thread_id AND event_seq IS NOT NULL;
-DELETE FROM run WHERE thread_id = :thread_id AND run_id = :run_id RETURNING run_id;
+DELETE FROM run WHERE thread_id = :thread_id AND run_id = :run_id
+RETURNING run_id, status, graph_id;
 
 -- name: flag_active
 -- Leave the wish to stop where the worker's next renewal, finish or claim must see it. Rollback

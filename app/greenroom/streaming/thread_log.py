@@ -1,6 +1,7 @@
 """`thread_event`: the numbered events of a thread, kept for replays."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Connection, text
@@ -48,6 +49,12 @@ ADD = text(
     "INSERT INTO thread_event (thread_id, first_seq, last_seq, run_id, spans) "
     "VALUES (:thread_id, :seq, :seq, :run_id, :spans); "
     "UPDATE thread SET event_seq = :seq WHERE thread_id = :thread_id"
+)
+
+FAREWELL = text(
+    "UPDATE thread SET event_seq = event_seq + 1 "
+    "WHERE thread_id = :thread_id AND event_seq IS NOT NULL "
+    "RETURNING event_seq - 1 AS last_seq, now() AS ended_at"
 )
 
 
@@ -99,18 +106,34 @@ def add_end(
     row = connection.execute(NEXT, {"thread_id": thread_id, "run_id": run_id}).one_or_none()
     if row is None:
         return None
-    seq = row.last_seq + 1
     told = {"event": event, "graph_name": row.graph_id}
+    batch = _end(run_id, row, told if error is None else {**told, "error": error})
+    parameters = {"thread_id": thread_id, "run_id": run_id}
+    connection.execute(ADD, {**parameters, "seq": batch.first_seq, "spans": batch.frames})
+    return batch
+
+
+def add_farewell(
+    connection: Connection, thread_id: UUID, run_id: UUID, graph_id: str
+) -> Batch | None:
+    """The same of a run that was on its way and has been deleted: nobody can replay it."""
+    row = connection.execute(FAREWELL, {"thread_id": thread_id}).one_or_none()
+    if row is None:
+        return None
+    return _end(run_id, row, {"event": "interrupted", "graph_name": graph_id})
+
+
+def _end(run_id: UUID, row: Any, told: dict[str, Any]) -> Batch:
+    seq = row.last_seq + 1
     frame = make_event_frame(
         "lifecycle",
-        wire.dumps(told if error is None else {**told, "error": error}),
+        wire.dumps(told),
         namespace=b"[]",
         milliseconds=milliseconds(row.ended_at),
-        event_id=f"synth:{run_id}:lc||{event}",
+        event_id=f"synth:{run_id}:lc||{told['event']}",
         seq=seq,
     )
     spans = pack_spans([Event(make_key("lifecycle", ()), frame)])
-    connection.execute(ADD, {"thread_id": thread_id, "seq": seq, "run_id": run_id, "spans": spans})
     return Batch(Kind.EVENTS, run_id, 0, 0, seq, 1, spans)
 
 
