@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 from benchmarks.client import Answer, Broken, Connection, Events
 from benchmarks.counters import FLUSH_SECONDS
@@ -24,6 +25,9 @@ OPENING_BATCH = 50
 KILOBYTE = 1024
 PAUSE_SECONDS = 0.004
 LOOK_SECONDS = 0.01
+MEMORY_SECONDS = 0.1
+REPLAY_SECONDS = 120.0
+"""Longer readings are errors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +262,68 @@ async def fan_out(load: Load) -> Figures:
     }
 
 
+async def replay(load: Load) -> Figures:
+    """A run of the thread event protocol, read as it goes, then again by many at once."""
+    sizes, processes = load.sizes, load.server.processes
+    connection, thread_id = load.connect(), str(uuid4())
+    path = f"/threads/{thread_id}/stream/events"
+    values = {"count": sizes.replayed_events, "as_messages": True}
+    params = {"assistant_id": "tokens", "input": values}
+    command = {"id": 1, "method": "run.start", "params": params}
+    begin = perf_counter()
+    await load.need(connection, "POST", f"/threads/{thread_id}/commands", command)
+    wanted = {"channels": ["messages", "lifecycle"]}
+    live_seconds = await read_events(load, path, wanted, 1) - begin
+    memory, before = processes.memory(), processes.now()
+    largest = memory.pss_bytes
+
+    async def watch() -> None:
+        nonlocal largest
+        while True:
+            largest = max(largest, processes.memory().pss_bytes)
+            await asyncio.sleep(MEMORY_SECONDS)
+
+    watching = asyncio.create_task(watch())
+    begin = perf_counter()
+    end = await read_events(load, path, wanted, sizes.replay_readers)
+    watching.cancel()
+    spent = processes.since(before)
+    replayed = sizes.replayed_events * sizes.replay_readers
+    return {
+        "live.events_per_s": sizes.replayed_events / live_seconds,
+        "replayed_per_s": replayed / (end - begin),
+        "cpu_us_per_event": 1e6 * spent.cpu_seconds / replayed,
+        "grown_mb": (largest - memory.pss_bytes) / MEGABYTE,
+        "client_cores": spent.client_cores,
+    }
+
+
+async def read_events(load: Load, path: str, wanted: Any, count: int) -> float:
+    """Read a thread's messages so many times at once, from the start; when the last one was done.
+
+    These streams have no end: whoever has seen every word leaves.
+    """
+    readers = [Events("messages") for _ in range(count)]
+    connections = load.connect_all(count)
+    readings = [
+        asyncio.create_task(connection.stream("POST", path, wanted, events=events))
+        for connection, events in zip(connections, readers, strict=True)
+    ]
+    give_up = perf_counter() + REPLAY_SECONDS
+    while any(events.count < load.sizes.replayed_events for events in readers):
+        if perf_counter() > give_up or any(reading.done() for reading in readings):
+            load.blame("replay", f"{min(events.count for events in readers)} events")
+            break
+        await asyncio.sleep(LOOK_SECONDS)
+    end = perf_counter()
+    for reading in readings:
+        reading.cancel()
+    await asyncio.gather(*readings, return_exceptions=True)
+    for connection in connections:
+        connection.close()
+    return end
+
+
 async def idle(load: Load) -> Figures:
     """Streams on which nothing happens, and how the server answers others meanwhile."""
     sizes, processes = load.sizes, load.server.processes
@@ -430,6 +496,7 @@ SCENARIOS = {
     "stream": Scenario(stream, has_floor=True),
     "tokens": Scenario(tokens, has_floor=True),
     "fan_out": Scenario(fan_out),
+    "replay": Scenario(replay),
     "state": Scenario(state, has_floor=True),
     "blocking": Scenario(blocking),
     "idle": Scenario(idle, wants_restart=True),

@@ -23,6 +23,8 @@ class Sizes:
     readers: int = 200
     reader_events: int = 300
     reader_start_seconds: float = 1.5
+    replayed_events: int = 10_000
+    replay_readers: int = 20
     few_streams: int = 1000
     many_streams: int = 5000
     stream_opening_seconds: float = 30.0
@@ -58,6 +60,7 @@ class Sizes:
             events_each=part(self.events_each),
             message_events=part(self.message_events),
             reader_events=part(self.reader_events),
+            replayed_events=part(self.replayed_events),
             blocking_seconds=max(2.0, self.blocking_seconds * share),
         )
 
@@ -75,6 +78,8 @@ QUICK = Sizes(
     readers=20,
     reader_events=50,
     reader_start_seconds=1.0,
+    replayed_events=300,
+    replay_readers=4,
     few_streams=40,
     many_streams=100,
     stream_opening_seconds=5.0,

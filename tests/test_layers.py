@@ -8,12 +8,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 APP, WORKERS = ROOT / "app", ROOT / "workers"
-RESOURCES = {"assistants", "threads", "runs", "store", "crons", "webhooks", "system"}
+RESOURCES = {"assistants", "threads", "runs", "protocol", "store", "crons", "webhooks", "system"}
 VIEW_FILES = {"views", "state_views", "join_views", "answers"}
-KNOWS_FLASK = {"contract", "application", "streaming.respond", "runs.joins"}
+KNOWS_FLASK = {"contract", "application", "streaming.respond", "runs.joins", "protocol.socket"}
 NEEDS_GRAPHS = {
     "graphs": "the graphs process and the loading of graphs",
     "streaming.encoder": "encodes what graphs stream, inside the worker",
+    "streaming.protocol_encoder": "the same for generation 2",
     "database.migrate": "lets langgraph set up its own tables",
 }
 

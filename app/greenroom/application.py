@@ -13,6 +13,7 @@ from greenroom.database.deployment import find_deployment
 from greenroom.database.engine import Database
 from greenroom.graphs.client import GraphsClient
 from greenroom.logs import configure_logs
+from greenroom.protocol.views import protocol
 from greenroom.runs.join_views import joins
 from greenroom.runs.views import runs
 from greenroom.signals.connection import connect
@@ -47,7 +48,8 @@ def create_app(config: Config | None = None) -> Flask:
     compression.install(app)
     cors.install(app, config.cors)
     measure.install(app)
-    for blueprint in (assistants, threads, states, runs, joins, crons, webhooks, store, system):
+    resources = (assistants, threads, states, runs, joins, protocol, crons, webhooks, store, system)
+    for blueprint in resources:
         app.register_blueprint(blueprint, url_prefix=config.mount_prefix or None)
     return app
 

@@ -25,7 +25,7 @@ SHARED = ROOT.parent / "shared"
 SUITE = SHARED / "conformance"
 
 # Parts of the contract that this server does not serve yet.
-NOT_SERVED = ("test_mcp.py", "test_a2a.py", "test_event_stream_v2.py")
+NOT_SERVED = ("test_mcp.py", "test_a2a.py")
 
 # Enough meaning to tell cats from stocks.
 EMBEDDING = """

@@ -27,7 +27,7 @@ CHECKS = [
     content_type_conformance,
     response_schema_conformance,
 ]
-ENDLESS = {"GET /threads/{thread_id}/stream"}
+ENDLESS = {"GET /threads/{thread_id}/stream", "POST /threads/{thread_id}/stream/events"}
 """Streams until the client leaves."""
 CASES = {GenerationMode.POSITIVE: 25, GenerationMode.NEGATIVE: 12}
 """Of each operation: what the document allows, and what it forbids."""

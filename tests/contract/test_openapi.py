@@ -20,8 +20,6 @@ INTENDED = {
     # Operations
     "* /mcp/*": "a bridge to other protocols, which is optional",
     "* /a2a/{assistant_id}*": "a bridge to other protocols, which is optional",
-    "* /threads/{thread_id}/commands*": "the second streaming protocol, which nobody needs yet",
-    "* /threads/{thread_id}/stream/events*": "the second streaming protocol",
     "GET /docs missing": "the page that shows the document is none of its operations",
     "GET / *added": "answers as /ok does, there as here",
     "* /runs/{run_id}* added": "both clients look for a stateless run here after a lost connection",
@@ -51,6 +49,7 @@ INTENDED = {
     "GET */stream query stream_mode *": "clients repeat the parameter",
     "GET */stream query stream_mode[] added": "clients repeat the parameter",
     "GET /threads/{thread_id}/stream query stream_modes *": "one mode is a list of one",
+    "POST /threads/{thread_id}/stream/events body channels[] enum": "checkpoints may be read, too",
     "PATCH /threads/{thread_id} header Prefer added": "is read, there as here",
     "POST * header Idempotency-Key added": "a request may be repeated without a second run",
     "POST *runs* body if_thread_status* added": "a run may be refused by its thread's status",

@@ -17,6 +17,7 @@ PAGES = sorted(
     page
     for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "benchmarks/**/*.md")
     for page in ROOT.glob(pattern)
+    if "node_modules" not in page.parts
 )
 PROJECTS = sorted(
     [*ROOT.glob("examples/*/langgraph.json"), *ROOT.glob("benchmarks/*/langgraph.json")]

@@ -108,7 +108,7 @@ def addresses() -> Iterator[dict[str, str]]:
 
 def make_project(directory: Path) -> Path:
     """The example, with the settings and files of all pages; its langgraph.json."""
-    shutil.copytree(EXAMPLE, directory)
+    shutil.copytree(EXAMPLE, directory, ignore=shutil.ignore_patterns("node_modules", "dist"))
     file = directory / "langgraph.json"
     project = json.loads(file.read_text())
     for snippet in (snippet for page in PAGES for snippet in snippets_of(page)):

@@ -281,7 +281,7 @@ class Machine(RuleBasedStateMachine):
         self._tick()
         run = self._pick(pick)
         with self.database.transaction() as connection:
-            was_there, _ = delete_run(connection, run.thread_id, run.run_id)
+            was_there, *_ = delete_run(connection, run.thread_id, run.run_id)
             run_queries.delete_checkpoints(connection, run.thread_id, [run.run_id])
         assert was_there
         self._forget(run)

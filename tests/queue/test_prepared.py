@@ -41,8 +41,10 @@ KINDS = {
     "base_metadata": "jsonb",
     "delay_seconds": "double precision",
     "end_seq": "integer",
+    "first_event_seq": "bigint",
     "if_thread_status": "text[]",
     "is_temporary": "boolean",
+    "last_event_seq": "bigint",
     "lease_seconds": "double precision",
     "lease_token": "bigint",
     "metadata": "jsonb",
@@ -54,6 +56,7 @@ KINDS = {
 BYTES = frozenset(
     {
         *("config", "end_frame", "error", "interrupts", "kwargs", "output", "snapshot"),
+        "spans",
         *("thread_error", "values"),
     }
 )

@@ -30,16 +30,17 @@ from greenroom.graphs.checkpointer import FencedSaver
 from greenroom.graphs.registry import Registry
 from greenroom.logs import get_logger
 from greenroom.queue import life
-from greenroom.queue.life import Claim, Outcome
+from greenroom.queue.life import Claim, EndEvents, Outcome
 from greenroom.queue.states import CancelAction, RunStatus
 from greenroom.runs.queries import delete_checkpoints
 from greenroom.signals.keys import ATTEMPT_SECONDS, Keys
-from greenroom.signals.sender import Signals
+from greenroom.signals.sender import SHOW, Signals
 from greenroom.streaming.encoder import Encoder, graph_modes
 from greenroom.streaming.replay import milliseconds
 from greenroom_workers.inputs import graph_config, graph_context, graph_input
 from greenroom_workers.io_thread import IoThread
 from greenroom_workers.outcomes import describe_cancel, describe_error, outcome_of
+from greenroom_workers.protocol_run import ProtocolRun, is_native, native_parts
 from greenroom_workers.publisher import RunEvents
 from greenroom_workers.run_threads import GraphStuck, RunThreads, break_into
 
@@ -76,6 +77,9 @@ class ActiveRun:
     leased_at: float
     """When the lease was last asked for: it ends no earlier than its length after that."""
     events: RunEvents = field(init=False)
+    protocol: ProtocolRun | None = None
+    """Its events of generation 2; None while nobody has asked for its thread's."""
+    is_concluding: bool = False
     started: float = field(default_factory=time.monotonic)
     stop: Stop | None = None
     action: CancelAction | None = None
@@ -245,6 +249,8 @@ class Executor:
         loop = self._own_loop()
         active = ActiveRun(claim, loop, asked_at)
         active.events = self._events(active)
+        if claim.event_seq is not None:
+            active.protocol = self._protocol(active, claim.event_seq)
         self.active[claim.lease.run_id] = active
         if claim.cancel_action is not None:
             active.request_stop(Stop.CANCEL, claim.cancel_action)
@@ -415,6 +421,8 @@ class Executor:
             return
         if wish == "delete":
             active.request_stop(Stop.LOST)
+        elif wish == SHOW:
+            active.call_soon(lambda: self._show(active))
         else:
             active.request_stop(Stop.CANCEL, CancelAction(wish))
 
@@ -429,6 +437,21 @@ class Executor:
             on_lost=lambda: active.request_stop(Stop.LOST),
         )
 
+    def _protocol(self, active: ActiveRun, last_seq: int) -> ProtocolRun:
+        return ProtocolRun(
+            self.io,
+            self.keys,
+            active.claim,
+            last_seq,
+            on_lost=lambda: active.request_stop(Stop.LOST),
+        )
+
+    def _show(self, active: ActiveRun) -> None:
+        """Somebody has opened the first stream of generation 2 on the thread of a run under way."""
+        if active.protocol is None and not active.is_concluding:
+            active.protocol = self._protocol(active, 0)
+            active.protocol.encoder.begin()
+
     async def _perform(self, active: ActiveRun, events: RunEvents) -> Outcome | None:
         """Run the graph and describe how it ended; None when it was stopped before it began.
 
@@ -438,6 +461,8 @@ class Executor:
         claim = active.claim
         kwargs = claim.kwargs
         await events.resume()
+        if active.protocol is not None:
+            await active.protocol.begin()
         events.emit(
             "metadata",
             wire.dumps({"run_id": claim.lease.run_id, "attempt": claim.attempt}),
@@ -480,6 +505,8 @@ class Executor:
             active.leave()
         if active.stop is not Stop.LOST:
             await events.flushed()
+            if active.protocol is not None:
+                await active.protocol.events.flushed()
             if isinstance(saver, FencedSaver):
                 await saver.settled()
         return self._classify(active, graph, snapshot, failure)
@@ -504,12 +531,19 @@ class Executor:
         encoder = Encoder(
             claim.kwargs["stream_mode"], events.emit, has_checkpoints=not is_temporary(claim)
         )
+        is_new = is_native(claim)
+        stream = native_parts(graph, claim) if is_new else parts_of(graph, claim, encoder)
         try:
-            async with contextlib.aclosing(parts_of(graph, claim, encoder)) as parts:
+            async with contextlib.aclosing(stream) as parts:
                 async for namespace, mode, data in parts:
-                    encoder.part(namespace, mode, data)
+                    if not (is_new and mode == "messages"):
+                        encoder.part(namespace, mode, data)
                     if events.is_full:
                         await events.flushed()
+                    if active.protocol is not None:
+                        active.protocol.part(namespace, mode, data)
+                        if active.protocol.events.is_full:
+                            await active.protocol.events.flushed()
         except (asyncio.CancelledError, GraphStuck):
             if active.stop is None:
                 raise
@@ -562,14 +596,22 @@ class Executor:
     async def _conclude(self, active: ActiveRun, events: RunEvents, outcome: Outcome | None) -> str:
         """Write the end, then announce it; again when a wish to cancel came in between."""
         claim = active.claim
+        active.is_concluding = True
+        protocol, end = active.protocol, None
+        if protocol is not None:
+            # After the end nothing is kept any more.
+            await protocol.events.flushed()
         while True:
             action = active.action
             if action is CancelAction.ROLLBACK:
-                has_ended, status, frame = self._roll_back(claim), "rolled back", b""
+                end = protocol.end_rolled_back() if protocol else None
+                has_ended, status, frame = self._roll_back(claim, end), "rolled back", b""
             else:
                 final = self._final(active, outcome)
                 frame = events.end_frame(wire.dumps(final.error)) if final.error else b""
-                has_ended, status = self._finish(active, final, action, frame), final.status
+                end = protocol.end(final) if protocol else None
+                has_ended = self._finish(active, final, action, frame, end)
+                status = final.status
             if has_ended:
                 break
             with self.database.statement() as connection:
@@ -578,6 +620,8 @@ class Executor:
                 return "lost"
             active.action = wish
         await events.announce_end(frame)
+        if protocol is not None and end is not None:
+            await protocol.events.announce_end(end)
         return str(status)
 
     def _final(self, active: ActiveRun, outcome: Outcome | None) -> Outcome:
@@ -590,13 +634,19 @@ class Executor:
         return outcome
 
     def _finish(
-        self, active: ActiveRun, outcome: Outcome, action: CancelAction | None, frame: bytes
+        self,
+        active: ActiveRun,
+        outcome: Outcome,
+        action: CancelAction | None,
+        frame: bytes,
+        end_events: EndEvents | None,
     ) -> bool:
         claim, events = active.claim, active.events
         options: dict[str, Any] = {
             "cancel_action": action,
             "is_temporary": is_temporary(claim),
             "end_frame": (events.next_seq, frame) if frame and events.is_resumable else None,
+            "end_events": end_events,
         }
         if claim.has_webhook:
             with self.database.transaction() as connection:
@@ -613,11 +663,12 @@ class Executor:
             self.signals.ring()
         return True
 
-    def _roll_back(self, claim: Claim) -> bool:
+    def _roll_back(self, claim: Claim, end_events: EndEvents | None) -> bool:
         """Remove a run and what it wrote, as if it had never been."""
         run_id, thread_id = claim.lease.run_id, claim.lease.thread_id
         with self.database.transaction() as connection:
-            if not life.remove_run_if_owned(connection, claim.lease):
+            last_seq = end_events.last_seq if end_events else None
+            if not life.remove_run_if_owned(connection, claim.lease, last_seq):
                 return False
             if not is_temporary(claim):
                 # Only now: a checkpoint that was under way is written or refused.

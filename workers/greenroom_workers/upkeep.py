@@ -17,6 +17,7 @@ from greenroom.queue.life import Lease
 from greenroom.signals.sender import Signals
 from greenroom.store.sweep import StoreSweep
 from greenroom.streaming.frames import Batch, Kind, pack
+from greenroom.streaming.thread_log import add_end
 from greenroom.threads.expiry import ThreadSweep
 from greenroom_workers.execution import Executor
 from greenroom_workers.identity import is_dead
@@ -138,6 +139,9 @@ class Upkeep:
         with self.database.transaction() as connection:
             has_failed = life.fail_exhausted_run(connection, lease, error)
             has_next = has_failed and life.settle(connection, lease.thread_id)
+            told = has_failed and add_end(
+                connection, lease.thread_id, lease.run_id, "failed", error["message"]
+            )
         if not has_failed:
             return
         log.error(
@@ -148,6 +152,8 @@ class Upkeep:
         )
         end = Batch(Kind.END, lease.run_id, lease.token, 0, 0, 0, b"")
         self.signals.publish(lease.thread_id, pack(end))
+        if told:
+            self.signals.publish_numbered(lease.thread_id, pack(told))
         if has_next:
             self.signals.ring()
 

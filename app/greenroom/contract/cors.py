@@ -10,18 +10,19 @@ METHODS = "GET, POST, PUT, PATCH, DELETE, OPTIONS, HEAD"
 EXPOSED = ("x-pagination-total", "x-pagination-next", "content-location", "location")
 
 
+def allowed_origin(cors: Cors, origin: str) -> str | None:
+    """The value of allow-origin for this origin; None refuses it. Credentials never go with `*`."""
+    if "*" in cors.allow_origins and not cors.allow_credentials:
+        return "*"
+    pattern = cors.allow_origin_regex
+    if origin in cors.allow_origins or (pattern and re.fullmatch(pattern, origin)):
+        return origin
+    return None
+
+
 def install(app: Flask, cors: Cors) -> None:
     """Answer preflights and mark every other answer."""
     exposed = ", ".join(dict.fromkeys([*EXPOSED, *(name.lower() for name in cors.expose_headers)]))
-    pattern = re.compile(cors.allow_origin_regex) if cors.allow_origin_regex else None
-    any_origin = "*" in cors.allow_origins and not cors.allow_credentials
-
-    def allowed(origin: str) -> str | None:
-        """The value of allow-origin for this origin; None refuses it."""
-        if any_origin:
-            return "*"
-        named = origin in cors.allow_origins or (pattern and pattern.fullmatch(origin))
-        return origin if named else None
 
     @app.before_request
     def answer_preflight() -> Response | None:
@@ -29,7 +30,7 @@ def install(app: Flask, cors: Cors) -> None:
         wanted = request.headers.get("access-control-request-method")
         if request.method != "OPTIONS" or not origin or not wanted:
             return None
-        if allowed(origin) is None:
+        if allowed_origin(cors, origin) is None:
             return Response("Disallowed CORS origin", 400)
         response = Response(status=200)
         headers = response.headers
@@ -49,7 +50,7 @@ def install(app: Flask, cors: Cors) -> None:
     def mark(response: Response) -> Response:
         response.headers["vary"] = "Origin"
         origin = request.headers.get("origin")
-        value = allowed(origin) if origin else None
+        value = allowed_origin(cors, origin) if origin else None
         if value is not None:
             response.headers["access-control-allow-origin"] = value
             response.headers["access-control-expose-headers"] = exposed

@@ -46,12 +46,14 @@ class Reply:
 def endpoint(
     *,
     body: Any = None,
+    documents: Any = None,
     query: type[BaseModel] | None = None,
     returns: Any = None,
     status: int = 200,
     also: tuple[int, ...] = (),
     also_text: bool = False,
     headers: Mapping[str, str] | None = None,
+    is_hidden: bool = False,
 ) -> Callable[[View], Callable[..., Response]]:
     """Frame a view: path ids become UUIDs, `body` and `query` validated keyword arguments.
 
@@ -59,12 +61,14 @@ def endpoint(
 
     Args:
         body: a WireModel, or a list of them; None for a view that reads no body.
+        documents: the shape of a body that the view reads by itself, for the OpenAPI document.
         query: a QueryModel; of a parameter given twice the last counts, unless it is a list.
         returns: the shape of the answer, for the OpenAPI document.
         status: of an answer that is a plain value.
         also: other statuses of success that a client may ask for.
         also_text: whether the answer may be plain text, too.
         headers: what the view reads of them, with what they mean, for the OpenAPI document.
+        is_hidden: whether that document leaves the view out.
     Raises:
         InvalidRequest: with the name of the field in its sentence.
     """
@@ -84,9 +88,10 @@ def endpoint(
                 return answer
             return dump(answer if isinstance(answer, Reply) else Reply(answer, status))
 
-        framed.contract = Contract(  # type: ignore[attr-defined]
-            body, query, returns, status, also, also_text, headers or {}
-        )
+        if not is_hidden:
+            framed.contract = Contract(  # type: ignore[attr-defined]
+                documents or body, query, returns, status, also, also_text, headers or {}
+            )
         return framed
 
     return decorate

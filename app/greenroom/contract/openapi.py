@@ -46,6 +46,7 @@ PLAIN = {"text/plain": {"schema": {"type": "string"}}}
 TAGS = {
     "Assistants": "Graphs with a configuration, kept in versions.",
     "Crons": "Runs that start by the clock.",
+    "Protocol": "Today's front ends: commands, and numbered events of all runs of a thread.",
     "Runs": "Graphs at work: in the background, waited for, or streamed.",
     "Store": "Items that outlive threads.",
     "System": "The server itself.",

@@ -95,6 +95,9 @@ thread = Table(
     Column("created_at", INSTANT, nullable=False, server_default=NOW),
     Column("updated_at", INSTANT, nullable=False, server_default=NOW),
     Column("state_updated_at", INSTANT, nullable=False, server_default=NOW),
+    # The number of the last event that ended runs left in thread_event; None: nobody has asked for
+    # the thread's numbered events, so none are made.
+    Column("event_seq", BigInteger),
 )
 
 # What the last run or update left; apart, so that a search over threads never reads it.
@@ -191,6 +194,18 @@ run_event = Table(
     Column("frames", LargeBinary, nullable=False),
     Column("created_at", INSTANT, nullable=False, server_default=NOW),
     prefixes=["UNLOGGED"],
+)
+
+# The events of generation 2, numbered over all runs of a thread (greenroom.streaming.spans).
+thread_event = Table(
+    "thread_event",
+    metadata,
+    Column("thread_id", Uuid, ForeignKey("thread.thread_id", ondelete="CASCADE"), primary_key=True),
+    Column("first_seq", BigInteger, primary_key=True, autoincrement=False),
+    Column("last_seq", BigInteger, nullable=False),
+    Column("run_id", Uuid, ForeignKey("run.run_id", ondelete="CASCADE"), nullable=False),
+    Column("spans", LargeBinary, nullable=False),
+    Column("created_at", INSTANT, nullable=False, server_default=NOW),
 )
 
 cron = Table(

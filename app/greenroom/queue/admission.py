@@ -15,6 +15,8 @@ from greenroom.queue import outbox
 from greenroom.queue.life import settle
 from greenroom.queue.statements import STATEMENTS, together
 from greenroom.queue.states import CancelAction, RunStatus
+from greenroom.streaming.frames import Batch
+from greenroom.streaming.thread_log import add_end, add_farewell
 
 ADMIT_ON_NEW_THREAD = together("create_thread", "admit_run")
 
@@ -79,6 +81,8 @@ class Cancelled:
     """Running, and their workers must be told; or begun, and the next worker will undo them."""
     has_next: bool = False
     """A worker may claim a run now: ring the bell."""
+    events: tuple[Batch, ...] = ()
+    """What readers of numbered events are to be told about those that ended."""
 
     def __bool__(self) -> bool:
         return bool(self.ended or self.asked)
@@ -156,18 +160,27 @@ def cancel_runs(
     return replace(cancelled, has_next=has_next or cancelled.has_next)
 
 
-def delete_run(connection: Connection, thread_id: UUID, run_id: UUID) -> tuple[bool, bool]:
-    """Remove a run in any status, under the thread's lock: (was it there, is another ready now).
+def delete_run(
+    connection: Connection, thread_id: UUID, run_id: UUID
+) -> tuple[bool, bool, Batch | None]:
+    """Remove a run in any status, under the thread's lock.
 
     The fence goes with the row: whatever its worker still writes is refused.
+
+    Returns:
+        Whether it was there, whether another is ready now, and what readers of numbered events are
+        to be told.
     """
     connection.execute(STATEMENTS["lock_thread"], {"thread_id": thread_id})
     deleted = connection.execute(
         STATEMENTS["delete_run"], {"thread_id": thread_id, "run_id": run_id}
     ).one_or_none()
     if deleted is None:
-        return False, False
-    return True, settle(connection, thread_id)
+        return False, False, None
+    told = None
+    if deleted.status == RunStatus.RUNNING:
+        told = add_farewell(connection, thread_id, run_id, deleted.graph_id)
+    return True, settle(connection, thread_id), told
 
 
 def _cancel(
@@ -180,10 +193,13 @@ def _cancel(
         "run_ids": [str(run_id) for run_id in run_ids],
         "action": action,
     }
+    events: tuple[Batch, ...] = ()
     if action is CancelAction.ROLLBACK:
         ended = connection.execute(STATEMENTS["delete_pending"], parameters).all()
     else:
         ended = connection.execute(STATEMENTS["cancel_pending"], parameters).all()
+        told = [add_end(connection, thread_id, row.run_id, "interrupted") for row in ended]
+        events = tuple(batch for batch in told if batch is not None)
         for row in ended:
             if row.webhook is not None:
                 notice = outbox.get_notice(connection, row.run_id)
@@ -195,4 +211,5 @@ def _cancel(
         ended_ids,
         tuple(row.run_id for row in asked),
         has_next=any(row.status == RunStatus.PENDING for row in asked),
+        events=events,
     )

@@ -55,6 +55,8 @@ class Claim:
     """Somebody is to be told about its end."""
     is_blank: bool = False
     """Its thread certainly has no checkpoint yet."""
+    event_seq: int | None = None
+    """The last numbered event of the runs before; None: nobody reads the thread's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,15 @@ class Outcome:
     config: bytes = b"{}"
     snapshot: bytes | None = None
     """JSON of the state without its values, as a read would show it; None where it is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class EndEvents:
+    """The last numbered events of a run, kept with its end (greenroom.streaming.spans)."""
+
+    first_seq: int
+    last_seq: int
+    spans: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +149,7 @@ def claim_run(
         has_webhook=row.webhook is not None,
         # A write of an earlier attempt may have been committed since this statement began.
         is_blank=row.is_blank and row.lease_token == 1,
+        event_seq=row.event_seq,
     )
 
 
@@ -170,6 +182,7 @@ def finish_run_if_owned(
     cancel_action: CancelAction | None,
     is_temporary: bool,
     end_frame: tuple[int, bytes] | None = None,
+    end_events: EndEvents | None = None,
 ) -> Finished | None:
     """End a run, settle its thread and promote the next; None when it is not ours to end.
 
@@ -178,6 +191,7 @@ def finish_run_if_owned(
             the worker must look again (`find_wish`).
         is_temporary: the thread was made for this run alone and is deleted with it.
         end_frame: number and bytes of the last event, to be kept for replays; None keeps nothing.
+        end_events: the same of generation 2.
     """
     name = "finish_temporary_run_if_owned" if is_temporary else "finish_run_if_owned"
     error = wire.dumps(outcome.error) if outcome.error else None
@@ -203,6 +217,9 @@ def finish_run_if_owned(
             "snapshot": outcome.snapshot,
             "end_seq": end_frame[0] if end_frame else 0,
             "end_frame": end_frame[1] if end_frame else None,
+            "first_event_seq": end_events.first_seq if end_events else None,
+            "last_event_seq": end_events.last_seq if end_events else None,
+            "spans": end_events.spans if end_events else None,
         }
     row = connection.execute(STATEMENTS[name], parameters).one_or_none()
     return None if row is None else Finished(row.has_next, row.is_work_left)
@@ -307,11 +324,22 @@ def fail_exhausted_run(connection: Connection, lease: Lease, error: dict[str, st
     return row is not None
 
 
-def remove_run_if_owned(connection: Connection, lease: Lease) -> bool:
-    """Remove a rolled back run; False when it is not ours. Wants a transaction, then `settle`."""
+def remove_run_if_owned(
+    connection: Connection, lease: Lease, last_event_seq: int | None = None
+) -> bool:
+    """Remove a rolled back run; False when it is not ours. Wants a transaction, then `settle`.
+
+    Args:
+        last_event_seq: the last number that its events have taken, never to be given again.
+    """
     row = connection.execute(
         STATEMENTS["remove_run_if_owned"],
-        {"run_id": lease.run_id, "thread_id": lease.thread_id, "lease_token": lease.token},
+        {
+            "run_id": lease.run_id,
+            "thread_id": lease.thread_id,
+            "lease_token": lease.token,
+            "last_event_seq": last_event_seq,
+        },
     ).one_or_none()
     return row is not None
 
@@ -361,6 +389,6 @@ def sweep_leftovers(connection: Connection, resumable_ttl_seconds: float) -> Non
     """Drop unfetched results, spent idempotency keys, replays that nobody may ask for any more."""
     connection.execute(STATEMENTS["sweep_results"], {"limit": SWEEP_LIMIT})
     connection.execute(STATEMENTS["sweep_idempotency_keys"], {"limit": SWEEP_LIMIT})
-    connection.execute(
-        STATEMENTS["sweep_events"], {"ttl_seconds": resumable_ttl_seconds, "limit": SWEEP_LIMIT}
-    )
+    parameters = {"ttl_seconds": resumable_ttl_seconds, "limit": SWEEP_LIMIT}
+    connection.execute(STATEMENTS["sweep_events"], parameters)
+    connection.execute(STATEMENTS["sweep_numbered_events"], parameters)

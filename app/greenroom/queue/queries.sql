@@ -67,7 +67,8 @@ UPDATE run SET status = 'running', queue_state = NULL, attempt = attempt + 1,
                     FOR UPDATE SKIP LOCKED LIMIT 1)
 RETURNING run_id, thread_id, assistant_id, graph_id, metadata, kwargs, attempt, lease_token,
           cancel_action, started_at, created_at, webhook,
-          NOT EXISTS (SELECT FROM checkpoints WHERE thread_id = run.thread_id::text) AS is_blank;
+          NOT EXISTS (SELECT FROM checkpoints WHERE thread_id = run.thread_id::text) AS is_blank,
+          (SELECT event_seq FROM thread WHERE thread.thread_id = run.thread_id) AS event_seq;
 
 -- name: claim_suspect
 -- As claim_run, for a process that executes nothing else.
@@ -81,7 +82,8 @@ UPDATE run SET status = 'running', queue_state = NULL, attempt = attempt + 1,
                     FOR UPDATE SKIP LOCKED LIMIT 1)
 RETURNING run_id, thread_id, assistant_id, graph_id, metadata, kwargs, attempt, lease_token,
           cancel_action, started_at, created_at, webhook,
-          NOT EXISTS (SELECT FROM checkpoints WHERE thread_id = run.thread_id::text) AS is_blank;
+          NOT EXISTS (SELECT FROM checkpoints WHERE thread_id = run.thread_id::text) AS is_blank,
+          (SELECT event_seq FROM thread WHERE thread.thread_id = run.thread_id) AS event_seq;
 
 -- name: renew_leases
 -- Prolong every lease of a process. A run that does not come back is no longer its own.
@@ -117,6 +119,11 @@ WITH ended AS (
     INSERT INTO run_event (run_id, first_seq, last_seq, thread_id, frames)
     SELECT run_id, :end_seq, :end_seq, :thread_id, :end_frame
       FROM ended WHERE CAST(:end_frame AS bytea) IS NOT NULL
+), numbered AS (
+    -- So do the last events of generation 2.
+    INSERT INTO thread_event (thread_id, first_seq, last_seq, run_id, spans)
+    SELECT :thread_id, :first_event_seq, :last_event_seq, run_id, :spans
+      FROM ended WHERE CAST(:spans AS bytea) IS NOT NULL
 ), promoted AS (
     UPDATE run SET queue_state = 'ready', due_at = now()
      WHERE EXISTS (SELECT FROM ended) AND run_id = (
@@ -125,6 +132,7 @@ WITH ended AS (
     RETURNING run_id
 ), settled AS (
     UPDATE thread SET updated_at = now(), state_updated_at = now(),
+           event_seq = coalesce(CAST(:last_event_seq AS bigint), event_seq),
            status = CASE WHEN (
                SELECT sequence FROM run WHERE thread_id = :thread_id AND status = 'pending'
                 ORDER BY sequence LIMIT 1) IS NOT NULL
@@ -156,9 +164,15 @@ RETURNING run_id, false AS has_next,
 -- name: remove_run_if_owned
 -- A rolled back run goes as if it had never been; thread_state still holds what was before it.
 SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
-DELETE FROM run
- WHERE run_id = :run_id AND lease_token = :lease_token AND status = 'running'
-RETURNING run_id;
+WITH gone AS (
+    DELETE FROM run
+     WHERE run_id = :run_id AND lease_token = :lease_token AND status = 'running'
+    RETURNING run_id
+), numbered AS (
+    UPDATE thread SET event_seq = greatest(event_seq, CAST(:last_event_seq AS bigint)) FROM gone
+     WHERE thread_id = :thread_id AND event_seq IS NOT NULL
+)
+SELECT run_id FROM gone;
 
 -- name: release_run
 -- Hand a run back unfinished, at the head of its thread's queue. `refund` is 1 when nobody is to
@@ -300,8 +314,15 @@ DELETE FROM run
 RETURNING run_id;
 
 -- name: delete_run
--- Remove a run in any status; a running one's worker finds its lease gone.
-DELETE FROM run WHERE thread_id = :thread_id AND run_id = :run_id RETURNING run_id;
+-- Remove a run in any status; a running one's worker finds its lease gone. Its events go with it,
+-- their numbers are not given again: once its row is locked, none is added.
+SELECT 1 FROM run WHERE thread_id = :thread_id AND run_id = :run_id FOR UPDATE;
+UPDATE thread SET event_seq = greatest(event_seq, (
+           SELECT last_seq FROM thread_event WHERE thread_id = :thread_id
+            ORDER BY first_seq DESC LIMIT 1))
+ WHERE thread_id = :thread_id AND event_seq IS NOT NULL;
+DELETE FROM run WHERE thread_id = :thread_id AND run_id = :run_id
+RETURNING run_id, status, graph_id;
 
 -- name: flag_active
 -- Leave the wish to stop where the worker's next renewal, finish or claim must see it. Rollback
@@ -375,6 +396,13 @@ DELETE FROM idempotency_key WHERE key IN (
 -- name: sweep_results
 DELETE FROM run_result WHERE run_id IN (
        SELECT run_id FROM run_result WHERE expires_at < now() ORDER BY expires_at LIMIT :limit);
+
+-- name: sweep_numbered_events
+DELETE FROM thread_event WHERE (thread_id, first_seq) IN (
+       SELECT thread_event.thread_id, first_seq FROM thread_event JOIN run USING (run_id)
+        WHERE thread_event.created_at < now() - make_interval(secs => :ttl_seconds)
+          AND run.finished_at < now() - make_interval(secs => :ttl_seconds)
+        LIMIT :limit);
 
 -- name: sweep_events
 -- Replays are promised for a while after a run's end, not longer.

@@ -408,6 +408,8 @@ def announce(signals: Signals, thread_id: UUID, cancelled: Cancelled, action: Ca
     signals.cancel(cancelled.asked, action)
     for run_id in cancelled.ended:
         announce_end(signals, thread_id, run_id)
+    for batch in cancelled.events:
+        signals.publish_numbered(thread_id, pack(batch))
     if cancelled.has_next:
         signals.ring()
 
@@ -424,12 +426,14 @@ def remove(database: Database, signals: Signals, thread_id: UUID, run_id: UUID) 
         RunNotFound: no such run on this thread.
     """
     with database.transaction() as connection:
-        was_there, has_next = delete_run(connection, thread_id, run_id)
+        was_there, has_next, told = delete_run(connection, thread_id, run_id)
         queries.delete_checkpoints(connection, thread_id, [run_id])
     if not was_there:
         raise RunNotFound
     signals.cancel([run_id], "delete")
     announce_end(signals, thread_id, run_id)
+    if told is not None:
+        signals.publish_numbered(thread_id, pack(told))
     if has_next:
         signals.ring()
 

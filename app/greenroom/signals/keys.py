@@ -45,3 +45,7 @@ class Keys:
     def events(self, thread_id: UUID) -> str:
         """Channel of a thread's stream events: those of all its runs, one after another."""
         return self.name("events", thread_id)
+
+    def numbered_events(self, thread_id: UUID) -> str:
+        """Channel of the same for clients of generation 2: batches of spans."""
+        return self.name("numbered", thread_id)

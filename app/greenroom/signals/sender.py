@@ -16,6 +16,9 @@ from greenroom.signals.keys import CANCEL_SECONDS, Keys
 
 log = get_logger(__name__)
 
+SHOW = "show"
+"""To a running run: make events of generation 2 from now on."""
+
 
 class Signals:
     """Best effort: each method answers whether the signal was sent, and logs when it was not."""
@@ -35,9 +38,19 @@ class Signals:
         wishes = {str(run_id): str(action) for run_id in run_ids}
         return not wishes or self._try("cancel", lambda: self._send_wishes(wishes))
 
+    def show(self, run_ids: Iterable[UUID]) -> bool:
+        """Tell the workers of running runs that somebody reads their numbered events."""
+        wishes = wire.dumps({str(run_id): SHOW for run_id in run_ids})
+        return self._try("show", lambda: self.client.publish(self.keys.control, wishes))
+
     def publish(self, thread_id: UUID, message: bytes) -> bool:
         """Send one message to everyone who streams a thread."""
         channel = self.keys.events(thread_id)
+        return self._try("event", lambda: self.client.publish(channel, message))
+
+    def publish_numbered(self, thread_id: UUID, message: bytes) -> bool:
+        """Send one message to everyone who streams a thread's numbered events."""
+        channel = self.keys.numbered_events(thread_id)
         return self._try("event", lambda: self.client.publish(channel, message))
 
     def has_listeners(self, thread_id: UUID) -> bool:

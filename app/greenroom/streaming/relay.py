@@ -20,6 +20,7 @@ from greenroom.signals.connection import SILENCE_SECONDS
 from greenroom.signals.keys import Keys
 from greenroom.streaming import shutdown
 from greenroom.streaming.frames import Batch, Kind, Pieces, unpack
+from greenroom.streaming.thread_log import find_last
 
 log = get_logger(__name__)
 
@@ -58,6 +59,8 @@ class Subscription:
     patience_seconds: float
     """How long the client may take to read a piece."""
     tally: Tally
+    channel: str
+    """In Redis: of the thread's events, or of its numbered ones."""
     wants_events: bool = True
     """False for one who waits for the end alone."""
     backlog: deque[Batch] = field(default_factory=deque)
@@ -70,8 +73,10 @@ class Subscription:
     """It is the process that stops: the client did nothing."""
     is_watched: bool = False
     """Set once the run's row is committed: only then may the watchdog miss it."""
+    next_seq: int | None = None
+    """The next numbered event that its reader waits for; None while it does not."""
     suspected: int = 0
-    """How often in a row the watchdog found the run ended."""
+    """How often in a row the watchdog found the run ended, or events that the reader has not."""
     _wake: Event = field(default_factory=Event)
 
     @property
@@ -101,6 +106,10 @@ class Subscription:
         """Let go of what is unread."""
         self.backlog.clear()
         self._count(-self.backlog_bytes)
+
+    def nudge(self) -> None:
+        """End the wait of `take`: there is something else to do."""
+        self._wake.set()
 
     def leave(self) -> None:
         """End the stream at its next step."""
@@ -176,22 +185,30 @@ class Relay:
         return sum(len(channel.subscriptions) for channel in self.channels.values())
 
     @contextlib.contextmanager
-    def subscribe(self, thread_id: UUID, run_id: UUID | None = None) -> Iterator[Subscription]:
+    def subscribe(
+        self, thread_id: UUID, run_id: UUID | None = None, *, to_numbered: bool = False
+    ) -> Iterator[Subscription]:
         """Listen to a thread; when the block begins, nothing published from now on is missed.
 
         Without Redis the block begins all the same, and ends come from Postgres alone.
+
+        Args:
+            to_numbered: to its events of generation 2.
         """
-        with self.subscribe_soon(thread_id, run_id) as subscription:
+        with self.subscribe_soon(thread_id, run_id, to_numbered=to_numbered) as subscription:
             self.confirm(subscription)
             yield subscription
 
     @contextlib.contextmanager
-    def subscribe_soon(self, thread_id: UUID, run_id: UUID | None = None) -> Iterator[Subscription]:
+    def subscribe_soon(
+        self, thread_id: UUID, run_id: UUID | None = None, *, to_numbered: bool = False
+    ) -> Iterator[Subscription]:
         """Begin to listen: the answer of Redis is on its way while the caller does other things.
 
         `confirm` must come before anything that is not to be missed.
         """
-        subscription = Subscription(thread_id, run_id, self.patience_seconds, self.tally)
+        name = (self.keys.numbered_events if to_numbered else self.keys.events)(thread_id)
+        subscription = Subscription(thread_id, run_id, self.patience_seconds, self.tally, name)
         self._join(subscription)
         try:
             yield subscription
@@ -200,7 +217,7 @@ class Relay:
 
     def confirm(self, subscription: Subscription) -> None:
         """Wait until Redis has begun to send; not for long."""
-        channel = self.channels[self.keys.events(subscription.thread_id)]
+        channel = self.channels[subscription.channel]
         if self._is_deaf:
             return
         if not channel.confirmed.wait(CONFIRM_SECONDS):
@@ -216,7 +233,7 @@ class Relay:
         self._start()
         if self._is_closing:
             subscription.close()
-        name = self.keys.events(subscription.thread_id)
+        name = subscription.channel
         channel = self.channels.get(name)
         if channel is None:
             channel = self.channels[name] = _Channel()
@@ -226,7 +243,7 @@ class Relay:
             channel.subscriptions.add(subscription)
 
     def _part(self, subscription: Subscription) -> None:
-        name = self.keys.events(subscription.thread_id)
+        name = subscription.channel
         channel = self.channels[name]
         channel.subscriptions.discard(subscription)
         subscription.forget()
@@ -313,11 +330,14 @@ class Relay:
         while True:
             gevent.sleep(self.watchdog_seconds)
             watched = [s for s in self._subscriptions() if s.is_watched]
-            if watched:
-                try:
+            readers = [s for s in self._subscriptions() if s.next_seq is not None]
+            try:
+                if watched:
                     self._check(watched)
-                except DatabaseUnavailable as error:
-                    log.warning("watchdog cannot ask the database", error=str(error))
+                if readers:
+                    self._check_readers(readers)
+            except DatabaseUnavailable as error:
+                log.warning("watchdog cannot ask the database", error=str(error))
 
     def _check(self, watched: Sequence[Subscription]) -> None:
         with self.database.statement() as connection:
@@ -333,8 +353,23 @@ class Relay:
             if subscription.suspected > 1 or not self._hears(subscription):
                 subscription.push(Batch(Kind.END, run_id, 2**63, 0, 0, 0, b""))
 
+    def _check_readers(self, readers: Sequence[Subscription]) -> None:
+        """Tell readers of numbered events about those that they should have by now."""
+        with self.database.statement() as connection:
+            last = find_last(connection, [s.thread_id for s in readers])
+        for subscription in readers:
+            last_seq, next_seq = last.get(subscription.thread_id, 0), subscription.next_seq
+            if next_seq is None or last_seq < next_seq:
+                subscription.suspected = 0
+                continue
+            subscription.suspected += 1
+            if subscription.suspected > 1 or not self._hears(subscription):
+                # Empty, and beyond what is missing: the reader turns to Postgres.
+                nobody = UUID(int=0)
+                subscription.push(Batch(Kind.EVENTS, nobody, 0, 0, last_seq + 1, 0, b""))
+
     def _hears(self, subscription: Subscription) -> bool:
-        channel = self.channels.get(self.keys.events(subscription.thread_id))
+        channel = self.channels.get(subscription.channel)
         return not self._is_deaf and channel is not None and channel.confirmed.is_set()
 
     def _subscriptions(self) -> list[Subscription]:

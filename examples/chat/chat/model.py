@@ -23,6 +23,10 @@ from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResu
 
 WEATHER = re.compile(r"(?i:weather in) (?P<city>[A-Z][\w'-]*(?: [A-Z][\w'-]*)*)")
 """A city is every capitalised word that follows."""
+POSTCARD = re.compile(r"(?i:postcard to) (?P<city>[A-Z][\w'-]*(?: [A-Z][\w'-]*)*)")
+
+ANSWERS = {"get_weather": "I looked it up: ", "send_postcard": "Done: "}
+"""What is said before a tool's result."""
 
 
 class RuleBasedChatModel(BaseChatModel):
@@ -70,13 +74,14 @@ class RuleBasedChatModel(BaseChatModel):
 
 
 def reply_to(messages: list[BaseMessage]) -> AIMessage:
-    """Call `get_weather` when the last message asks for weather; else answer in words."""
+    """Call the tool that the last message asks for; else answer in words."""
     last = messages[-1]
     if isinstance(last, ToolMessage):
-        return AIMessage(f"I looked it up: {last.text}")
-    if found := WEATHER.search(last.text):
-        call = ToolCall(name="get_weather", args={"city": found["city"]}, id=f"call_{uuid4().hex}")
-        return AIMessage("", tool_calls=[call])
+        return AIMessage(f"{ANSWERS.get(str(last.name), '')}{last.text}")
+    for tool, pattern in (("get_weather", WEATHER), ("send_postcard", POSTCARD)):
+        if found := pattern.search(last.text):
+            call = ToolCall(name=tool, args={"city": found["city"]}, id=f"call_{uuid4().hex}")
+            return AIMessage("", tool_calls=[call])
     return AIMessage(f"You said: {last.text}. Ask me about the weather in a city of your choice.")
 
 
