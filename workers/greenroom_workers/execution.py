@@ -133,6 +133,16 @@ class ActiveRun:
                 break_into(self.thread_ident)
             return self._is_performing
 
+    async def events_kept(self) -> None:
+        """Wait until the logs hold what the run has told so far.
+
+        A checkpoint comes after that: an attempt that goes on from it would not repeat what got
+        lost.
+        """
+        await self.events.kept()
+        if self.protocol is not None:
+            await self.protocol.events.kept()
+
     def _cancel(self) -> None:
         self.stopping.set()
         if self._task is not None:
@@ -476,7 +486,7 @@ class Executor:
             attempt=claim.attempt,
         )
         config = graph_config(claim)
-        saver = self._saver(claim, events)
+        saver = self._saver(active)
         opened = self.registry.open(
             claim.graph_id,
             config,
@@ -511,7 +521,8 @@ class Executor:
                 await saver.settled()
         return self._classify(active, graph, snapshot, failure)
 
-    def _saver(self, claim: Claim, events: RunEvents) -> BaseCheckpointSaver[Any]:
+    def _saver(self, active: ActiveRun) -> BaseCheckpointSaver[Any]:
+        claim = active.claim
         if is_temporary(claim):
             return InMemorySaver()
         return FencedSaver(
@@ -519,8 +530,7 @@ class Executor:
             claim.lease,
             is_blank=claim.is_blank,
             awaits_commits=claim.kwargs["durability"] == "sync",
-            # An attempt after this one goes on from there: it would not repeat what got lost.
-            before_writes=events.kept if events.is_resumable else None,
+            before_writes=active.events_kept,
         )
 
     async def _stream(

@@ -15,7 +15,8 @@ from greenroom.streaming.frames import Batch, Kind, pack_pieces
 from greenroom.streaming.protocol_encoder import Draft
 from greenroom.streaming.spans import Event, make_event_frame, make_key, pack_spans
 from greenroom_workers.io_thread import IoThread
-from greenroom_workers.publisher import AGAIN_SECONDS, LARGEST_BACKLOG_BYTES, resolve
+from greenroom_workers.kept import Kept, resolve
+from greenroom_workers.publisher import AGAIN_SECONDS, LARGEST_BACKLOG_BYTES
 
 log = get_logger(__name__)
 
@@ -68,6 +69,8 @@ class NumberedEvents:
         self._bytes = 0
         self._is_sending = False
         self._idle: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._kept = Kept()
+        self._kept.tell(self.next_seq)
 
     async def resume(self) -> None:
         """Go on counting where an earlier attempt stopped."""
@@ -85,6 +88,7 @@ class NumberedEvents:
         last_seq = await asyncio.wrap_future(self.io.submit(read()))
         if last_seq is not None:
             self.has_begun, self.next_seq = True, last_seq + 1
+            self._kept.tell(self.next_seq)
 
     def emit(self, *drafts: Draft) -> None:
         """Number and frame events, and send them with the next batch, which holds them all."""
@@ -112,6 +116,10 @@ class NumberedEvents:
             done = loop.create_future()
             self._idle.append((loop, done))
         await done
+
+    async def kept(self) -> None:
+        """Wait until everything emitted so far is in the log, or will never be."""
+        await self._kept.wait(self.next_seq)
 
     def end(self, drafts: Iterable[Draft]) -> EndEvents:
         """The last events, to be stored with the end itself and sent afterwards.
@@ -172,6 +180,8 @@ class NumberedEvents:
                     thread_id=self.lease.thread_id,
                 )
                 continue
+            finally:
+                self._kept.tell(batch.next_seq)
             await self._publish(batch)
 
     def _take(self) -> Batch | None:

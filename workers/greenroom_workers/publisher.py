@@ -107,8 +107,9 @@ class RunEvents:
         await done
 
     async def kept(self) -> None:
-        """Wait until everything emitted so far is in the log, or will never be."""
-        await self._kept.wait(self.next_seq)
+        """Wait until everything emitted so far is in the log, or will never be; if there is one."""
+        if self.is_resumable:
+            await self._kept.wait(self.next_seq)
 
     def end_frame(self, data: bytes) -> bytes:
         """The frame of the error that ends the run; to be stored with the end, then sent."""
