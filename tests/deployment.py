@@ -100,9 +100,10 @@ class Deployment:
         """The address of the first web process."""
         return next(iter(self.webs))
 
-    def client(self, url: str | None = None) -> httpx.Client:
-        """A raw HTTP client."""
-        return httpx.Client(base_url=url or self.url, timeout=60)
+    def client(self, url: str | None = None, token: str | None = None) -> httpx.Client:
+        """A raw HTTP client; with a token, of somebody."""
+        headers = {} if token is None else {"authorization": f"Bearer {token}"}
+        return httpx.Client(base_url=url or self.url, timeout=60, headers=headers)
 
     def environment(self, **more: str) -> dict[str, str]:
         """What every process is told."""

@@ -1,18 +1,23 @@
 """The web process's application: everything is made here, and nothing below imports this."""
 
+import threading
+
 from flask import Flask
 
 from greenroom.assistants.known import KnownAssistants
 from greenroom.assistants.service import ensure_system_assistants
 from greenroom.assistants.views import assistants
+from greenroom.auth import settings as auth_settings
 from greenroom.config import Config, load_config
 from greenroom.contract import compression, cors, failures, measure
+from greenroom.contract.guard import Guard, list_uncovered
 from greenroom.contract.services import Services
 from greenroom.crons.views import crons
 from greenroom.database.deployment import find_deployment
 from greenroom.database.engine import Database
+from greenroom.errors import AppError
 from greenroom.graphs.client import GraphsClient
-from greenroom.logs import configure_logs
+from greenroom.logs import configure_logs, get_logger
 from greenroom.protocol.views import protocol
 from greenroom.runs.join_views import joins
 from greenroom.runs.views import runs
@@ -27,6 +32,13 @@ from greenroom.threads.views import threads
 from greenroom.webhooks.settings import read_settings
 from greenroom.webhooks.views import webhooks
 
+log = get_logger(__name__)
+
+PUBLIC = frozenset(
+    {"system.get_openapi", "system.get_docs", "system.get_docs_script", "system.get_docs_asset"}
+)
+"""Views without a contract: the description of the API, the same for everybody."""
+LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 MISSED_HEARTBEATS = 6
 """A client that takes nothing for so many is given up."""
 
@@ -51,7 +63,39 @@ def create_app(config: Config | None = None) -> Flask:
     resources = (assistants, threads, states, runs, joins, protocol, crons, webhooks, store, system)
     for blueprint in resources:
         app.register_blueprint(blueprint, url_prefix=config.mount_prefix or None)
+    require_contracts(app)
+    if (guard := app.extensions["greenroom"].guard) is not None:
+        threading.Thread(target=tell_uncovered, args=(app, guard), daemon=True).start()
     return app
+
+
+def require_contracts(app: Flask) -> None:
+    """Refuse to serve a route that does not say who may use it.
+
+    Raises:
+        RuntimeError: a view neither wears `endpoint` nor is known to be for everybody.
+    """
+    for rule in app.url_map.iter_rules():
+        view = app.view_functions[rule.endpoint]
+        if not hasattr(view, "contract") and rule.endpoint not in PUBLIC:
+            raise RuntimeError(f"{rule.rule} does not say who may use it: see contract.endpoint")
+
+
+def tell_uncovered(app: Flask, guard: Guard) -> None:
+    """Warn of what is open to every known caller because no handler covers it."""
+    if guard.has_keys:
+        return
+    try:
+        uncovered = list_uncovered(app, guard)
+    except AppError as error:
+        log.warning("auth handlers not asked yet", error=str(error))
+        return
+    if uncovered:
+        log.warning(
+            "no auth handler covers these routes",
+            routes=uncovered,
+            they_are="refused" if guard.denies_unhandled else "open to every authenticated caller",
+        )
 
 
 def build_services(config: Config) -> Services:
@@ -64,11 +108,13 @@ def build_services(config: Config) -> Services:
     keys = Keys(config.redis_key_prefix, find_deployment(database))
     client = connect(config.redis_uri)
     ensure_system_assistants(database, config.project)
+    graphs = GraphsClient(config.graphs_socket)
     return Services(
         config=config,
         database=database,
         assistants=KnownAssistants(database),
-        graphs=GraphsClient(config.graphs_socket),
+        graphs=graphs,
+        guard=build_guard(config, graphs),
         signals=Signals(client, keys),
         relay=Relay(
             connect(config.redis_uri),
@@ -78,3 +124,17 @@ def build_services(config: Config) -> Services:
             patience_seconds=config.heartbeat_seconds * MISSED_HEARTBEATS,
         ),
     )
+
+
+def build_guard(config: Config, graphs: GraphsClient) -> Guard | None:
+    """Who looks at callers; None where nobody is asked who they are."""
+    settings = auth_settings.read_settings(config)
+    if settings.path is not None or settings.keys:
+        return Guard(settings, graphs)
+    if config.host not in LOOPBACK:
+        log.warning(
+            "everybody who reaches this address may do everything",
+            host=config.host,
+            remedy="set GREENROOM_API_KEYS, or auth.path in langgraph.json",
+        )
+    return None

@@ -88,6 +88,12 @@ class Config:
     """Connections to Postgres that one process may hold, in each of its pools."""
     database_timeout_seconds: float = 30.0
     """How long one statement may take, and Postgres stay silent."""
+    api_keys: str = field(default="", repr=False)
+    """Who may call, of owners without an auth handler; see greenroom.auth.settings."""
+    auth_default: str = "ALLOW"
+    """What becomes of a request of a known caller that no handler covers: ALLOW or DENY."""
+    auth_timeout_seconds: float = 10.0
+    """How long one of the owner's auth handlers may take."""
     webhook_secret: str = field(default="", repr=False)
     """Signs what is sent to webhooks; empty: they are not signed."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -151,6 +157,11 @@ def load_config(
         database_timeout_seconds=read.number(
             "GREENROOM_DATABASE_TIMEOUT_SECONDS", Config.database_timeout_seconds, 1
         ),
+        api_keys=read.text("GREENROOM_API_KEYS", ""),
+        auth_default=read.choice("GREENROOM_AUTH_DEFAULT", Config.auth_default, ("ALLOW", "DENY")),
+        auth_timeout_seconds=read.number(
+            "GREENROOM_AUTH_TIMEOUT_SECONDS", Config.auth_timeout_seconds
+        ),
         webhook_secret=read.text("GREENROOM_WEBHOOK_SECRET", ""),
         environment=values,
         log_level=read.choice("LOG_LEVEL", Config.log_level, LOG_LEVELS),
@@ -158,6 +169,8 @@ def load_config(
     )
 
 
+BAKED_BLOCKS = ("auth", "checkpointer", "encryption", "http", "store", "webhooks")
+"""Blocks of langgraph.json that images carry in the environment, as LANGGRAPH_AUTH and so on."""
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 
 
@@ -183,6 +196,10 @@ def load_project(path: Path, environment: Mapping[str, str]) -> Project:
         raise ConfigError(f"{path} must hold a JSON object")
     if baked:
         raw["graphs"] = _json_variable("LANGSERVE_GRAPHS", baked)
+    for block in BAKED_BLOCKS:
+        name = f"LANGGRAPH_{block.upper()}"
+        if text := environment.get(name):
+            raw[block] = _json_variable(name, text)
     directory = path.resolve().parent
     return Project(
         directory=directory,

@@ -1,6 +1,6 @@
 """What can go wrong, one class each: the HTTP status and the sentence travel with the class."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 from uuid import UUID
 
@@ -8,11 +8,20 @@ from uuid import UUID
 class AppError(Exception):
     """The root of our errors. `str(error)` is the sentence that a client may read."""
 
-    status: ClassVar[int] = 500
+    status: int = 500
 
 
 class ConfigError(AppError):
     """The environment or langgraph.json cannot be used as it is; names the thing and the remedy."""
+
+
+class Refused(AppError):
+    """The caller is not known, or may not do this: what the owner's handler says, as it says it."""
+
+    def __init__(self, status: int, detail: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = headers or {}
 
 
 class BadRequest(AppError):

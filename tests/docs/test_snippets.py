@@ -27,9 +27,20 @@ from greenroom.database.migrate import migrate
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "chat"
-PAGES = [ROOT / "README.md", EXAMPLE / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SETTINGS = {"store", "webhooks", "checkpointer", "http"}
-SECRETS = {"GREENROOM_WEBHOOK_SECRET": "a long random text", "LG_WEBHOOK_TOKEN": "a token"}
+TENANTS = ROOT / "examples" / "tenants"
+GUARDED = [ROOT / "docs" / "auth.md", TENANTS / "README.md"]
+"""Pages whose server asks who calls."""
+OPEN = [
+    *(ROOT / "README.md", EXAMPLE / "README.md"),
+    *(page for page in sorted((ROOT / "docs").glob("*.md")) if page not in GUARDED),
+]
+PAGES = [*OPEN, *GUARDED]
+SETTINGS = {"auth", "store", "webhooks", "checkpointer", "http"}
+SECRETS = {
+    "GREENROOM_WEBHOOK_SECRET": "a long random text",
+    "LG_WEBHOOK_TOKEN": "a token",
+    "JWT_SECRET": "thirty-two bytes or more, as the standard wants them",
+}
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# ([\w/]+\.py)\n")
 PRINTS = re.compile(
@@ -92,12 +103,22 @@ def merge(project: dict[str, Any], settings: dict[str, Any]) -> None:
 
 
 @pytest.fixture(scope="module")
-def addresses() -> Iterator[dict[str, str]]:
+def addresses_of_open() -> Iterator[dict[str, str]]:
     """The example with what the pages add to it, served: the addresses in place of the pages'."""
+    yield from serve(EXAMPLE, OPEN)
+
+
+@pytest.fixture(scope="module")
+def addresses_of_guarded() -> Iterator[dict[str, str]]:
+    """The same of the example with tenants."""
+    yield from serve(TENANTS, GUARDED)
+
+
+def serve(example: Path, pages: list[Path]) -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory(prefix="greenroom-test-") as name:
         directory = Path(name)
         directory.chmod(0o755)
-        file = make_project(directory / "project")
+        file = make_project(directory / "project", example, pages)
         with Deployment(directory / "server", file, **SECRETS) as made:
             # Once more: the tables of search by meaning are made for a project that wants them.
             migrate(load_config(file, made.environment()))
@@ -106,12 +127,12 @@ def addresses() -> Iterator[dict[str, str]]:
             yield {SERVER: made.url.removeprefix("http://"), RECEIVER: str(free_port())}
 
 
-def make_project(directory: Path) -> Path:
-    """The example, with the settings and files of all pages; its langgraph.json."""
-    shutil.copytree(EXAMPLE, directory, ignore=shutil.ignore_patterns("node_modules", "dist"))
+def make_project(directory: Path, example: Path, pages: list[Path]) -> Path:
+    """The example, with the settings and files of the pages; its langgraph.json."""
+    shutil.copytree(example, directory, ignore=shutil.ignore_patterns("node_modules", "dist"))
     file = directory / "langgraph.json"
     project = json.loads(file.read_text())
-    for snippet in (snippet for page in PAGES for snippet in snippets_of(page)):
+    for snippet in (snippet for page in pages for snippet in snippets_of(page)):
         if snippet.kind == "settings":
             merge(project, json.loads(snippet.code))
         elif snippet.kind == "file":
@@ -136,9 +157,11 @@ def test_every_promise_to_print_is_checked(page: Path) -> None:
     "page", [*filter(has_runnable, PAGES)], ids=lambda page: str(page.relative_to(ROOT))
 )
 def test_every_snippet_of_a_page_works(
-    page: Path, addresses: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    page: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pasted one after another, each does what the page says."""
+    kind = "guarded" if page in GUARDED else "open"
+    addresses: dict[str, str] = request.getfixturevalue(f"addresses_of_{kind}")
     for name, value in SECRETS.items():
         monkeypatch.setenv(name, value)
     namespace: dict[str, Any] = {"__name__": "__main__"}

@@ -233,7 +233,6 @@ async def test_a_factory_sees_the_typed_runtime_of_a_run(make_project: MakeProje
         checkpointer=None,
         store=store,
         access="threads.create_run",
-        user={"identity": "u"},
         context={"tone": "dry"},
     ):
         (runtime,) = seen_by(registry, "with_runtime")

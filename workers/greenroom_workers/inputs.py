@@ -12,6 +12,7 @@ from langgraph.pregel import Pregel
 from langgraph.types import Command, Send
 
 import greenroom
+from greenroom.graphs.users import with_user
 from greenroom.queue.life import Claim
 
 LANGGRAPH_VERSION = version("langgraph")
@@ -61,13 +62,13 @@ def graph_config(claim: Claim) -> RunnableConfig:
         **claim.metadata,
         "run_id": str(claim.lease.run_id),
         "thread_id": str(claim.lease.thread_id),
-        "user_id": "",
+        "user_id": (config.get("configurable") or {}).get("user_id") or "",
         "run_attempt": claim.attempt,
         "langgraph_version": LANGGRAPH_VERSION,
         "langgraph_api_version": greenroom.__version__,
     }
     config["run_id"] = UUID(str(claim.lease.run_id))
-    return typing.cast("RunnableConfig", config)
+    return with_user(typing.cast("RunnableConfig", config))
 
 
 def graph_context(graph: Pregel[Any, Any, Any, Any], context: Mapping[str, Any]) -> Any:

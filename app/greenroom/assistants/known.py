@@ -8,6 +8,7 @@ from typing import Final
 
 from greenroom.assistants.queries import ForRun, find_for_run
 from greenroom.database.engine import Database
+from greenroom.database.scope import Scope
 
 MOST_KEPT: Final = 500
 
@@ -27,10 +28,12 @@ class KnownAssistants:
         """
         return self._kept.get(key) or self.look(key)
 
-    def look(self, key: str) -> ForRun | None:
-        """An assistant as it is now."""
+    def look(self, key: str, scope: Scope = None) -> ForRun | None:
+        """An assistant as it is now, if the caller may see it; only what anyone may see is kept."""
         with self.database.direct() as connection:
-            found = find_for_run(connection, key)
+            found = find_for_run(connection, key, scope)
+        if scope is not None:
+            return found
         self._kept.pop(key, None)
         if found is not None:
             self.keep(key, found)

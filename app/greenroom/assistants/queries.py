@@ -14,6 +14,7 @@ from greenroom import wire
 from greenroom.contract.fields import parse_uuid
 from greenroom.database.engine import Statements
 from greenroom.database.pages import AnyRow, Page, read_page
+from greenroom.database.scope import Scope, is_visible, visible
 from greenroom.database.tables import assistant, assistant_version
 from greenroom.identifiers import system_assistant_id
 
@@ -43,8 +44,8 @@ VERSION_COLUMNS = (
 
 # On the way of every run: a text, so that it can go without SQLAlchemy's execution layer.
 FIND_FOR_RUN = text(
-    "SELECT assistant_id, graph_id, config, context, metadata, updated_at FROM assistant "
-    "WHERE assistant_id = :assistant_id"
+    "SELECT assistant_id, graph_id, config, context, metadata, updated_at, "
+    f"{is_visible('metadata')} AS is_visible FROM assistant WHERE assistant_id = :assistant_id"
 )
 
 # A description follows langgraph.json until somebody makes a second version.
@@ -89,14 +90,18 @@ def create_assistant(connection: Connection, fields: Mapping[str, Any]) -> AnyRo
     return connection.execute(_with_version(made.returning(*COLUMNS))).one_or_none()
 
 
-def find_assistant(connection: Connection, assistant_id: UUID) -> AnyRow | None:
+def find_assistant(
+    connection: Connection, assistant_id: UUID, scope: Scope = None
+) -> AnyRow | None:
     """One assistant, or None."""
-    return connection.execute(_by_id(assistant_id)).one_or_none()
+    return connection.execute(_by_id(assistant_id, scope)).one_or_none()
 
 
-def lock_assistant(connection: Connection, assistant_id: UUID) -> AnyRow | None:
+def lock_assistant(
+    connection: Connection, assistant_id: UUID, scope: Scope = None
+) -> AnyRow | None:
     """One assistant that nobody else changes until this transaction ends, or None."""
-    return connection.execute(_by_id(assistant_id).with_for_update()).one_or_none()
+    return connection.execute(_by_id(assistant_id, scope).with_for_update()).one_or_none()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +116,21 @@ class ForRun:
     updated_at: datetime
 
 
-def find_for_run(connection: Statements, key: str | UUID) -> ForRun | None:
+def find_for_run(
+    connection: Statements, key: str | UUID, scope: Scope = None, *, is_shared: bool = True
+) -> ForRun | None:
     """Find the assistant of a run, or None.
 
     Args:
         key: an assistant's id, or a graph id, which means that graph's system assistant.
+        is_shared: a graph's system assistant is there for everybody, whatever the scope.
     """
-    row = connection.execute(FIND_FOR_RUN, {"assistant_id": _read_key(key)}).one_or_none()
+    parameters = {"assistant_id": _read_key(key), "scope": scope}
+    row = connection.execute(FIND_FOR_RUN, parameters).one_or_none()
     if row is None:
+        return None
+    is_system = is_shared and row.assistant_id == system_assistant_id(row.graph_id)
+    if not (row.is_visible or is_system):
         return None
     return ForRun(
         row.assistant_id,
@@ -144,7 +156,9 @@ def add_version(connection: Connection, assistant_id: UUID, changes: Mapping[str
     return connection.execute(_with_version(changed.returning(*COLUMNS))).one()
 
 
-def restore_version(connection: Connection, assistant_id: UUID, version: int) -> AnyRow | None:
+def restore_version(
+    connection: Connection, assistant_id: UUID, version: int, scope: Scope = None
+) -> AnyRow | None:
     """Make an old version the current one, in all its fields; None when there is no such."""
     names = ("graph_id", "config", "context", "metadata", "name", "description", "version")
     statement = (
@@ -153,6 +167,7 @@ def restore_version(connection: Connection, assistant_id: UUID, version: int) ->
             assistant.c.assistant_id == assistant_id,
             assistant_version.c.assistant_id == assistant.c.assistant_id,
             assistant_version.c.version == version,
+            *visible(assistant.c.metadata, scope),
         )
         .values(
             updated_at=func.clock_timestamp(), **{name: assistant_version.c[name] for name in names}
@@ -161,9 +176,11 @@ def restore_version(connection: Connection, assistant_id: UUID, version: int) ->
     return connection.execute(statement.returning(*COLUMNS)).one_or_none()
 
 
-def delete_assistant(connection: Connection, assistant_id: UUID) -> bool:
+def delete_assistant(connection: Connection, assistant_id: UUID, scope: Scope = None) -> bool:
     """Remove an assistant and its versions; False when it was not there."""
-    statement = assistant.delete().where(assistant.c.assistant_id == assistant_id)
+    statement = assistant.delete().where(
+        assistant.c.assistant_id == assistant_id, *visible(assistant.c.metadata, scope)
+    )
     return connection.execute(statement).rowcount > 0
 
 
@@ -194,10 +211,14 @@ def count_assistants(connection: Connection, conditions: Sequence[Any]) -> int:
 
 
 def conditions(
-    *, metadata: Mapping[str, Any] | None, graph_id: str | None, name: str | None
+    *,
+    metadata: Mapping[str, Any] | None,
+    graph_id: str | None,
+    name: str | None,
+    scope: Scope = None,
 ) -> list[Any]:
     """What the filters of search and count mean; None does not filter."""
-    found: list[Any] = []
+    found: list[Any] = visible(assistant.c.metadata, scope)
     if metadata:
         found.append(assistant.c.metadata.contains(metadata))
     if graph_id is not None:
@@ -215,23 +236,32 @@ def list_versions(
     metadata: Mapping[str, Any] | None,
     limit: int,
     offset: int,
+    scope: Scope = None,
 ) -> Sequence[AnyRow]:
     """Versions of an assistant, newest first."""
     query = select(*VERSION_COLUMNS).where(assistant_version.c.assistant_id == assistant_id)
+    if scope is not None:
+        # What counts is whose it is now, not whose it was.
+        query = query.where(assistant_version.c.assistant_id == assistant.c.assistant_id)
+        query = query.where(*visible(assistant.c.metadata, scope))
     if metadata:
         query = query.where(assistant_version.c.metadata.contains(metadata))
     query = query.order_by(assistant_version.c.version.desc()).limit(limit).offset(offset)
     return connection.execute(query).all()
 
 
-def assistant_exists(connection: Connection, assistant_id: UUID) -> bool:
+def assistant_exists(connection: Connection, assistant_id: UUID, scope: Scope = None) -> bool:
     """Tell whether there is such an assistant."""
-    query = select(literal(1)).where(assistant.c.assistant_id == assistant_id)
+    query = select(literal(1)).where(
+        assistant.c.assistant_id == assistant_id, *visible(assistant.c.metadata, scope)
+    )
     return connection.execute(query).one_or_none() is not None
 
 
-def _by_id(assistant_id: UUID) -> Select[Any]:
-    return select(*COLUMNS).where(assistant.c.assistant_id == assistant_id)
+def _by_id(assistant_id: UUID, scope: Scope) -> Select[Any]:
+    return select(*COLUMNS).where(
+        assistant.c.assistant_id == assistant_id, *visible(assistant.c.metadata, scope)
+    )
 
 
 def _with_version(written: ReturningInsert[Any] | ReturningUpdate[Any]) -> Select[Any]:

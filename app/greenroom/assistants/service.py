@@ -20,6 +20,7 @@ from greenroom.config import Project
 from greenroom.contract.fields import parse_uuid
 from greenroom.database.engine import Database
 from greenroom.database.pages import AnyRow, Page
+from greenroom.database.scope import Scope
 from greenroom.errors import Conflict, GraphNotFound, InvalidRequest, NotFound
 from greenroom.threads import queries as thread_queries
 
@@ -36,7 +37,9 @@ def ensure_system_assistants(database: Database, project: Project) -> None:
             queries.ensure_system_assistant(connection, graph_id, graph.description)
 
 
-def create(database: Database, graphs: Collection[str], body: AssistantCreate) -> Json:
+def create(
+    database: Database, graphs: Collection[str], body: AssistantCreate, scope: Scope = None
+) -> Json:
     """Make an assistant.
 
     Raises:
@@ -59,27 +62,31 @@ def create(database: Database, graphs: Collection[str], body: AssistantCreate) -
     with database.statement() as connection:
         made = queries.create_assistant(connection, fields)
         if made is None and body.if_exists == "do_nothing":
-            made = queries.find_assistant(connection, assistant_id)
+            made = queries.find_assistant(connection, assistant_id, scope)
     if made is None:
         raise Conflict(f"Assistant {assistant_id} already exists")
     return _object(made)
 
 
-def get(database: Database, assistant_id: UUID) -> Json:
+def get(database: Database, assistant_id: UUID, scope: Scope = None) -> Json:
     """Read an assistant.
 
     Raises:
         NotFound: no such assistant.
     """
     with database.statement() as connection:
-        found = queries.find_assistant(connection, assistant_id)
+        found = queries.find_assistant(connection, assistant_id, scope)
     if found is None:
         raise _missing(assistant_id)
     return _object(found)
 
 
 def patch(
-    database: Database, graphs: Collection[str], assistant_id: UUID, body: AssistantPatch
+    database: Database,
+    graphs: Collection[str],
+    assistant_id: UUID,
+    body: AssistantPatch,
+    scope: Scope = None,
 ) -> Json:
     """Write the next version: metadata is merged at the top level, the rest replaced.
 
@@ -90,7 +97,7 @@ def patch(
     if body.graph_id is not None:
         _require_graph(body.graph_id, graphs)
     with database.transaction() as connection:
-        stored = queries.lock_assistant(connection, assistant_id)
+        stored = queries.lock_assistant(connection, assistant_id, scope)
         if stored is None:
             raise _missing(assistant_id)
         config, context = mirror_change(stored.config, stored.context, body.config, body.context)
@@ -103,25 +110,35 @@ def patch(
         return _object(queries.add_version(connection, assistant_id, changes))
 
 
-def delete(database: Database, assistant_id: UUID, *, with_threads: bool) -> list[UUID]:
+def delete(
+    database: Database,
+    assistant_id: UUID,
+    *,
+    with_threads: bool,
+    scope: Scope = None,
+    threads_scope: Scope = None,
+) -> list[UUID]:
     """Remove an assistant, and on request the threads on which it ran last.
 
+    Args:
+        threads_scope: which of the threads go.
     Returns:
         The runs that were running on those threads: tell their workers.
     Raises:
         NotFound: no such assistant.
     """
     with database.transaction() as connection:
-        if not queries.delete_assistant(connection, assistant_id):
+        if not queries.delete_assistant(connection, assistant_id, scope):
             raise NotFound(f"Assistant with ID {assistant_id} not found")
         if not with_threads:
             return []
         thread_ids = thread_queries.list_threads_of_assistant(connection, assistant_id)
-        return thread_queries.delete_threads(connection, thread_ids).running_run_ids
+        deleted = thread_queries.delete_threads(connection, thread_ids, threads_scope)
+        return deleted.running_run_ids
 
 
 def search(
-    database: Database, graphs: Collection[str], body: AssistantSearch
+    database: Database, graphs: Collection[str], body: AssistantSearch, scope: Scope = None
 ) -> tuple[list[Json], Page]:
     """Find assistants, and tell the page that they are.
 
@@ -133,7 +150,7 @@ def search(
     with database.statement() as connection:
         page = queries.search_assistants(
             connection,
-            _conditions(body),
+            _conditions(body, scope),
             fields=frozenset(body.select or ALL_FIELDS),
             sort_by=body.sort_by,
             is_descending=body.sort_order == "desc",
@@ -143,13 +160,15 @@ def search(
     return [_object(row) for row in page.rows], page
 
 
-def count(database: Database, body: AssistantCount) -> int:
+def count(database: Database, body: AssistantCount, scope: Scope = None) -> int:
     """Count assistants."""
     with database.statement() as connection:
-        return queries.count_assistants(connection, _conditions(body))
+        return queries.count_assistants(connection, _conditions(body, scope))
 
 
-def list_versions(database: Database, assistant_id: UUID, body: VersionsSearch) -> list[Json]:
+def list_versions(
+    database: Database, assistant_id: UUID, body: VersionsSearch, scope: Scope = None
+) -> list[Json]:
     """List an assistant's versions, newest first.
 
     Raises:
@@ -162,13 +181,16 @@ def list_versions(database: Database, assistant_id: UUID, body: VersionsSearch) 
             metadata=body.metadata,
             limit=body.limit,
             offset=body.offset,
+            scope=scope,
         )
-        if not rows and not queries.assistant_exists(connection, assistant_id):
+        if not rows and not queries.assistant_exists(connection, assistant_id, scope):
             raise _missing(assistant_id)
     return [_object(row) for row in rows]
 
 
-def restore_version(database: Database, assistant_id: UUID, version: int | None) -> Json:
+def restore_version(
+    database: Database, assistant_id: UUID, version: int | None, scope: Scope = None
+) -> Json:
     """Go back to an earlier version; the versions after it stay.
 
     Raises:
@@ -177,13 +199,15 @@ def restore_version(database: Database, assistant_id: UUID, version: int | None)
     restored = None
     if version is not None and 0 < version <= MAX_VERSION:
         with database.statement() as connection:
-            restored = queries.restore_version(connection, assistant_id, version)
+            restored = queries.restore_version(connection, assistant_id, version, scope)
     if restored is None:
         raise NotFound(f"Version {version} not found for assistant {assistant_id}")
     return _object(restored)
 
 
-def resolve(connection: Connection, graphs: Collection[str], key: str | UUID) -> queries.ForRun:
+def resolve(
+    connection: Connection, graphs: Collection[str], key: str | UUID, scope: Scope = None
+) -> queries.ForRun:
     """Find what an id or a graph id means: assistant_id, graph_id, config, context, metadata.
 
     Raises:
@@ -197,7 +221,7 @@ def resolve(connection: Connection, graphs: Collection[str], key: str | UUID) ->
             raise InvalidRequest(
                 "Invalid assistant ID: must be a UUID or the id of a graph"
             ) from error
-    found = queries.find_for_run(connection, key)
+    found = queries.find_for_run(connection, key, scope, is_shared=False)
     if found is None:
         raise _missing(key)
     return found
@@ -226,8 +250,10 @@ def _missing(key: str | UUID) -> NotFound:
     return NotFound(f"Assistant {key} not found")
 
 
-def _conditions(body: AssistantCount) -> list[Any]:
-    return queries.conditions(metadata=body.metadata, graph_id=body.graph_id, name=body.name)
+def _conditions(body: AssistantCount, scope: Scope) -> list[Any]:
+    return queries.conditions(
+        metadata=body.metadata, graph_id=body.graph_id, name=body.name, scope=scope
+    )
 
 
 def _object(row: AnyRow) -> Json:

@@ -5,11 +5,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, get_origin
 
-from flask import Response, request
+from flask import Response, g, request
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from greenroom import wire
+from greenroom.auth.caller import ANYONE
+from greenroom.auth.questions import OPEN, Access
 from greenroom.contract.fields import parse_uuid
+from greenroom.contract.services import services
 from greenroom.errors import BodyTooLarge, InvalidRequest
 
 View = Callable[..., Any]
@@ -21,6 +24,7 @@ PATH_IDS = {"assistant_id": "assistant", "thread_id": "thread", "run_id": "run",
 class Contract:
     """What a view takes and gives; kept on the view as `contract` for the OpenAPI document."""
 
+    access: Access
     body: Any = None
     query: type[BaseModel] | None = None
     returns: Any = None
@@ -29,6 +33,8 @@ class Contract:
     """Other statuses of success, on request of the client."""
     also_text: bool = False
     headers: Mapping[str, str] = field(default_factory=dict)
+    is_hidden: bool = False
+    """The document leaves it out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Reply:
 
 def endpoint(
     *,
+    access: Access,
     body: Any = None,
     documents: Any = None,
     query: type[BaseModel] | None = None,
@@ -60,6 +67,7 @@ def endpoint(
     The view returns a value to dump as JSON, a Reply, or a Flask Response (a stream).
 
     Args:
+        access: who may use it; there is no route that does not say so.
         body: a WireModel, or a list of them; None for a view that reads no body.
         documents: the shape of a body that the view reads by itself, for the OpenAPI document.
         query: a QueryModel; of a parameter given twice the last counts, unless it is a list.
@@ -70,6 +78,7 @@ def endpoint(
         headers: what the view reads of them, with what they mean, for the OpenAPI document.
         is_hidden: whether that document leaves the view out.
     Raises:
+        Refused: the caller is not known, or may not do this.
         InvalidRequest: with the name of the field in its sentence.
     """
     body_adapter = TypeAdapter(body) if body is not None else None
@@ -78,20 +87,31 @@ def endpoint(
     def decorate(view: View) -> Callable[..., Response]:
         @functools.wraps(view)
         def framed(**path: Any) -> Response:
+            guard = services().guard
+            # Before anything else is read: who is not known learns nothing about the request.
+            known = ANYONE if guard is None or access is OPEN else guard.identify()
             arguments = {name: _path_value(name, value) for name, value in path.items()}
             if query is not None and query_adapter is not None:
                 arguments["query"] = _validate(query_adapter, _query_values(query))
             if body_adapter is not None:
                 arguments["body"] = _validate(body_adapter, read_json())
+            g.caller = known if guard is None else guard.authorise(known, access, arguments)
             answer = view(**arguments)
             if isinstance(answer, Response):
                 return answer
             return dump(answer if isinstance(answer, Reply) else Reply(answer, status))
 
-        if not is_hidden:
-            framed.contract = Contract(  # type: ignore[attr-defined]
-                documents or body, query, returns, status, also, also_text, headers or {}
-            )
+        framed.contract = Contract(  # type: ignore[attr-defined]
+            access,
+            documents or body,
+            query,
+            returns,
+            status,
+            also,
+            also_text,
+            headers or {},
+            is_hidden,
+        )
         return framed
 
     return decorate

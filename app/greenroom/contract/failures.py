@@ -5,7 +5,7 @@ from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.wrappers import Response as WerkzeugResponse
 
 from greenroom.contract.endpoint import Reply, dump
-from greenroom.errors import AppError, Unavailable
+from greenroom.errors import AppError, Refused, Unavailable
 from greenroom.logs import get_logger
 
 log = get_logger(__name__)
@@ -20,7 +20,7 @@ def install(app: Flask) -> None:
 
 def answer_app_error(error: AppError) -> Response:
     """An error of ours knows its status and its sentence."""
-    headers = {}
+    headers = dict(error.headers) if isinstance(error, Refused) else {}
     if isinstance(error, Unavailable):
         headers["retry-after"] = str(error.retry_after_seconds)
         log.warning("service unavailable", path=request.path, error=repr(error.__cause__ or error))

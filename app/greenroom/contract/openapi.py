@@ -77,11 +77,12 @@ class WireSchema(GenerateJsonSchema):
         return shown
 
 
-def build_document(app: Flask, prefix: str) -> dict[str, Any]:
+def build_document(app: Flask, prefix: str, own: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Describe every view that wears a contract.
 
     Args:
         prefix: MOUNT_PREFIX, which becomes the server's URL instead of part of each path.
+        own: the owner's `auth.openapi`: securitySchemes, security, and more for paths.
     """
     views = list(find_views(app, prefix))
     schemas, references = collect_schemas(contract for _, _, _, contract in views)
@@ -90,7 +91,7 @@ def build_document(app: Flask, prefix: str) -> dict[str, Any]:
         for method in sorted((rule.methods or set()) - {"HEAD", "OPTIONS"}):
             operation = describe(rule, view, contract, references)
             paths.setdefault(path, {})[method.lower()] = operation
-    return {
+    document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {
             "title": "Greenroom",
@@ -108,6 +109,20 @@ def build_document(app: Flask, prefix: str) -> dict[str, Any]:
             "responses": dict(describe_failures()),
         },
     }
+    return with_security(document, own) if own else document
+
+
+def with_security(document: dict[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge what the owner says about authentication (langgraph-json.md, 2.3)."""
+    if schemes := own.get("securitySchemes"):
+        document["components"]["securitySchemes"] = schemes
+    if security := own.get("security"):
+        document["security"] = security
+    for path, operations in (own.get("paths") or {}).items():
+        known = document["paths"].setdefault(path, {})
+        for method, more in operations.items():
+            known[method] = {**known.get(method, {}), **more}
+    return document
 
 
 def find_views(app: Flask, prefix: str) -> Iterator[tuple[str, Rule, Any, Contract]]:
@@ -115,7 +130,7 @@ def find_views(app: Flask, prefix: str) -> Iterator[tuple[str, Rule, Any, Contra
     for rule in app.url_map.iter_rules():
         view = app.view_functions[rule.endpoint]
         contract = getattr(view, "contract", None)
-        if contract is not None:
+        if contract is not None and not contract.is_hidden:
             path = PLACEHOLDER.sub(
                 lambda found: f"{{{published(found[1])}}}", rule.rule.removeprefix(prefix)
             )

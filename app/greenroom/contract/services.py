@@ -6,6 +6,7 @@ from flask import current_app
 
 from greenroom.assistants.known import KnownAssistants
 from greenroom.config import Config
+from greenroom.contract.guard import Guard
 from greenroom.database.engine import Database
 from greenroom.graphs.client import GraphsClient
 from greenroom.signals.sender import Signals
@@ -22,6 +23,8 @@ class Services:
     graphs: GraphsClient
     signals: Signals
     relay: Relay
+    guard: Guard | None = None
+    """None: everybody may do everything."""
 
 
 def services() -> Services:

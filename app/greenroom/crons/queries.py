@@ -10,6 +10,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
 from greenroom.database.pages import AnyRow, Page, read_page
+from greenroom.database.scope import Scope, visible
 from greenroom.database.tables import cron, cron_firing, thread
 from greenroom.errors import NotFound
 
@@ -63,14 +64,14 @@ def create_cron(connection: Connection, fields: Mapping[str, Any]) -> AnyRow:
         raise NotFound("Thread or assistant not found.") from error
 
 
-def find_cron(connection: Connection, cron_id: UUID) -> AnyRow | None:
+def find_cron(connection: Connection, cron_id: UUID, scope: Scope = None) -> AnyRow | None:
     """One cron, or None."""
-    return connection.execute(_by_id(cron_id)).one_or_none()
+    return connection.execute(_by_id(cron_id, scope)).one_or_none()
 
 
-def lock_cron(connection: Connection, cron_id: UUID) -> AnyRow | None:
+def lock_cron(connection: Connection, cron_id: UUID, scope: Scope = None) -> AnyRow | None:
     """One cron that neither fires nor changes until this transaction ends, or None."""
-    return connection.execute(_by_id(cron_id).with_for_update()).one_or_none()
+    return connection.execute(_by_id(cron_id, scope).with_for_update()).one_or_none()
 
 
 def change_cron(connection: Connection, cron_id: UUID, changes: Mapping[str, Any]) -> AnyRow:
@@ -84,9 +85,10 @@ def change_cron(connection: Connection, cron_id: UUID, changes: Mapping[str, Any
     return connection.execute(statement.returning(*COLUMNS)).one()
 
 
-def delete_cron(connection: Connection, cron_id: UUID) -> bool:
+def delete_cron(connection: Connection, cron_id: UUID, scope: Scope = None) -> bool:
     """Remove a cron; False when it was not there."""
-    return connection.execute(cron.delete().where(cron.c.cron_id == cron_id)).rowcount > 0
+    statement = cron.delete().where(cron.c.cron_id == cron_id, *visible(cron.c.metadata, scope))
+    return connection.execute(statement).rowcount > 0
 
 
 def search_crons(
@@ -121,9 +123,20 @@ def conditions(
     thread_id: UUID | None,
     metadata: Mapping[str, Any] | None,
     enabled: bool | None,
+    scope: Scope = None,
+    threads_scope: Scope = None,
 ) -> list[Any]:
-    """What the filters of search and count mean; None does not filter."""
-    found: list[Any] = []
+    """What the filters of search and count mean; None does not filter.
+
+    Args:
+        threads_scope: the caller's, for crons on a thread.
+    """
+    found: list[Any] = visible(cron.c.metadata, scope)
+    if threads_scope is not None:
+        seen = select(thread.c.thread_id).where(
+            thread.c.thread_id == cron.c.thread_id, *visible(thread.c.metadata, threads_scope)
+        )
+        found.append(cron.c.thread_id.is_(None) | seen.exists())
     if assistant_id is not None:
         found.append(cron.c.assistant_id == assistant_id)
     if thread_id is not None:
@@ -164,15 +177,15 @@ def try_lock_thread(connection: Connection, thread_id: UUID) -> bool:
     return locked.one_or_none() is not None
 
 
-def read_payload(connection: Connection, cron_id: UUID) -> dict[str, Any]:
-    """What a cron's runs are to be.
+def read_payload(connection: Connection, cron_id: UUID) -> tuple[dict[str, Any], Any]:
+    """What a cron's runs are to be, and who made it.
 
     Raises:
         ValueError: it cannot be decoded.
     """
-    query = select(cron.c.payload).where(cron.c.cron_id == cron_id)
-    payload: dict[str, Any] = connection.execute(query).scalar_one()
-    return payload
+    query = select(cron.c.payload, cron.c.creator).where(cron.c.cron_id == cron_id)
+    row = connection.execute(query).one()
+    return row.payload, row.creator
 
 
 def put_off(connection: Connection, cron_id: UUID, next_run_date: datetime | None) -> None:
@@ -202,5 +215,5 @@ def sweep_firings(connection: Connection, age: timedelta, limit: int) -> None:
     connection.execute(statement)
 
 
-def _by_id(cron_id: UUID) -> Select[Any]:
-    return select(*COLUMNS).where(cron.c.cron_id == cron_id)
+def _by_id(cron_id: UUID, scope: Scope) -> Select[Any]:
+    return select(*COLUMNS).where(cron.c.cron_id == cron_id, *visible(cron.c.metadata, scope))

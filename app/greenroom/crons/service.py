@@ -11,12 +11,14 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from greenroom.assistants import queries as assistant_queries
+from greenroom.auth.caller import ANYONE, Caller
 from greenroom.config import Project
 from greenroom.crons import queries
 from greenroom.crons.schedule import next_fire
 from greenroom.crons.schemas import CronCount, CronCreate, CronPatch, CronRun, CronSearch
 from greenroom.database.engine import Database, is_transient
 from greenroom.database.pages import AnyRow, Page
+from greenroom.database.scope import Scope
 from greenroom.errors import (
     AppError,
     BadRequest,
@@ -27,11 +29,11 @@ from greenroom.errors import (
 )
 from greenroom.identifiers import new_id
 from greenroom.logs import get_logger
-from greenroom.runs import queries as run_queries
 from greenroom.runs import service as runs
 from greenroom.runs.schemas import RunCreateStateful, RunCreateStateless
 from greenroom.signals.sender import Signals
 from greenroom.threads.expiry import default_ttl
+from greenroom.threads.queries import thread_exists
 from greenroom.webhooks.service import check_url
 from greenroom.webhooks.settings import read_rules
 
@@ -47,7 +49,13 @@ SWEEP_LIMIT = 500
 log = get_logger(__name__)
 
 
-def create(database: Database, project: Project, body: CronCreate, thread_id: UUID | None) -> Json:
+def create(
+    database: Database,
+    project: Project,
+    body: CronCreate,
+    thread_id: UUID | None,
+    caller: Caller = ANYONE,
+) -> Json:
     """Make a cron, if it would make a run now.
 
     Args:
@@ -70,34 +78,41 @@ def create(database: Database, project: Project, body: CronCreate, thread_id: UU
         "on_run_completed": body.on_run_completed if thread_id is None else None,
         "enabled": body.enabled,
         "payload": payload,
+        "user_id": caller.identity,
+        "creator": keep_creator(caller),
     }
     with database.transaction() as connection:
         now = queries.read_clock(connection)
         fields["next_run_date"] = next_slot(body.schedule, body.timezone, body.end_time, now)
-        assistant = assistant_queries.find_for_run(connection, body.assistant_id)
+        assistant = assistant_queries.find_for_run(
+            connection, body.assistant_id, caller.scope("assistants")
+        )
         if assistant is None:
             raise NotFound(f"Assistant {body.assistant_id!r} not found")
-        if thread_id is not None and not run_queries.thread_exists(connection, thread_id):
+        threads_scope = caller.scope("threads")
+        if thread_id is not None and not thread_exists(connection, thread_id, threads_scope):
             raise ThreadNotFound(thread_id)
         fields["assistant_id"] = assistant.assistant_id
         plan_run(project, assistant, fields, payload)
         return _object(queries.create_cron(connection, fields))
 
 
-def get(database: Database, cron_id: UUID) -> Json:
+def get(database: Database, cron_id: UUID, scope: Scope = None) -> Json:
     """Read a cron.
 
     Raises:
         NotFound: no such cron.
     """
     with database.statement() as connection:
-        found = queries.find_cron(connection, cron_id)
+        found = queries.find_cron(connection, cron_id, scope)
     if found is None:
         raise NotFound
     return _object(found)
 
 
-def patch(database: Database, project: Project, cron_id: UUID, body: CronPatch) -> Json:
+def patch(
+    database: Database, project: Project, cron_id: UUID, body: CronPatch, scope: Scope = None
+) -> Json:
     """Change a cron: metadata is merged at the top level, every other field replaced.
 
     A slot that is due this moment is not lost unless the change is about when it fires; a cron that
@@ -113,7 +128,7 @@ def patch(database: Database, project: Project, cron_id: UUID, body: CronPatch) 
     check_webhook(project, body.webhook)
     sent = body.model_dump(exclude_unset=True)
     with database.transaction() as connection:
-        stored = queries.lock_cron(connection, cron_id)
+        stored = queries.lock_cron(connection, cron_id, scope)
         if stored is None:
             raise NotFound(f"Cron '{cron_id}' not found")
         metadata = {**stored.metadata, **(body.metadata or {})}
@@ -136,23 +151,25 @@ def patch(database: Database, project: Project, cron_id: UUID, body: CronPatch) 
         return _object(queries.change_cron(connection, cron_id, changes))
 
 
-def delete(database: Database, cron_id: UUID) -> None:
+def delete(database: Database, cron_id: UUID, scope: Scope = None) -> None:
     """Remove a cron; its runs stay.
 
     Raises:
         NotFound: no such cron.
     """
     with database.statement() as connection:
-        if not queries.delete_cron(connection, cron_id):
+        if not queries.delete_cron(connection, cron_id, scope):
             raise NotFound
 
 
-def search(database: Database, body: CronSearch) -> tuple[list[Json], Page]:
+def search(
+    database: Database, body: CronSearch, caller: Caller = ANYONE
+) -> tuple[list[Json], Page]:
     """Find crons, and tell the page that they are."""
     with database.statement() as connection:
         page = queries.search_crons(
             connection,
-            _conditions(body, body.enabled),
+            _conditions(body, body.enabled, caller),
             fields=frozenset(body.select or ALL_FIELDS),
             sort_by=body.sort_by,
             is_descending=body.sort_order == "desc",
@@ -162,10 +179,10 @@ def search(database: Database, body: CronSearch) -> tuple[list[Json], Page]:
     return [_object(row) for row in page.rows], page
 
 
-def count(database: Database, body: CronCount) -> int:
+def count(database: Database, body: CronCount, caller: Caller = ANYONE) -> int:
     """Count crons."""
     with database.statement() as connection:
-        return queries.count_crons(connection, _conditions(body, None))
+        return queries.count_crons(connection, _conditions(body, None, caller))
 
 
 def fire_due(database: Database, signals: Signals, project: Project) -> int:
@@ -254,8 +271,8 @@ def start_run(connection: Connection, project: Project, cron: AnyRow) -> Started
         InvalidRequest, BadRequest, ValueError: the payload makes no run.
     """
     assistant = assistant_queries.find_for_run(connection, cron.assistant_id)
-    payload = queries.read_payload(connection, cron.cron_id)
-    prepared = plan_run(project, assistant, _object(cron), payload)
+    payload, creator = queries.read_payload(connection, cron.cron_id)
+    prepared = plan_run(project, assistant, _object(cron), payload, read_creator(creator))
     return prepared, runs.enter(connection, prepared)
 
 
@@ -264,11 +281,13 @@ def plan_run(
     assistant: assistant_queries.ForRun | None,
     cron: Mapping[str, Any],
     payload: Json,
+    caller: Caller = ANYONE,
 ) -> runs.Prepared:
     """Work out the run that a cron makes.
 
     Args:
         cron: cron_id, thread_id, metadata, on_run_completed.
+        caller: as whom it runs: its creator.
     Raises:
         NotFound: there is no assistant.
         GraphNotFound: langgraph.json has lost its graph.
@@ -294,8 +313,24 @@ def plan_run(
     except ValidationError as error:
         raise InvalidRequest(str(error)) from error
     origin = {"cron_id": str(cron["cron_id"])}
-    prepared = runs.prepare_for(assistant, body, cron["thread_id"], origin=origin)
+    prepared = runs.prepare_for(assistant, body, cron["thread_id"], origin=origin, caller=caller)
     return prepared if prepared.is_temporary else replace(prepared, ttl=default_ttl(project))
+
+
+def keep_creator(caller: Caller) -> Json | None:
+    """Who makes a cron, to be stored beside it; None where nobody is asked who they are."""
+    if caller.user is None:
+        return None
+    return {"user": caller.user, "threads": caller.filters.get("threads")}
+
+
+def read_creator(stored: Json | None) -> Caller:
+    """As whom a cron's runs run. Its thread must still be one that the creator may use."""
+    if stored is None:
+        return ANYONE
+    user, threads = stored["user"], stored["threads"]
+    filters = {} if threads is None else {"threads": threads}
+    return Caller(user["identity"], user, tuple(user["permissions"]), filters)
 
 
 def check_webhook(project: Project, url: str | None) -> None:
@@ -354,12 +389,18 @@ def _reschedule(connection: Connection, stored: AnyRow, changed: Json) -> dateti
     return slot if end_time is None or slot < end_time else None
 
 
-def _conditions(body: CronCount, enabled: bool | None) -> list[Any]:  # noqa: FBT001 (a filter)
+def _conditions(
+    body: CronCount,
+    enabled: bool | None,  # noqa: FBT001 (a filter)
+    caller: Caller,
+) -> list[Any]:
     return queries.conditions(
         assistant_id=body.assistant_id,
         thread_id=body.thread_id,
         metadata=body.metadata,
         enabled=enabled,
+        scope=caller.scope("crons"),
+        threads_scope=caller.scope("threads"),
     )
 
 

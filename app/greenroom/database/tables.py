@@ -167,6 +167,8 @@ run_result = Table(
     Column("status", Text, nullable=False),
     Column("output", JsonBytes),
     Column("error", JsonBytes),
+    # Of its thread, for the filters of callers; None in rows of an older release.
+    Column("metadata", JSONB),
     Column("expires_at", INSTANT, nullable=False),
 )
 
@@ -221,6 +223,8 @@ cron = Table(
     # None: each run makes a thread of its own.
     Column("thread_id", Uuid, ForeignKey("thread.thread_id", ondelete="CASCADE")),
     Column("user_id", Text, nullable=False, server_default=""),
+    # Who made it, as its runs are told, and which threads that caller may use; None: anyone.
+    Column("creator", JsonBytes),
     Column("schedule", Text, nullable=False),
     # An IANA name; None is UTC.
     Column("timezone", Text),
@@ -269,6 +273,8 @@ webhook_delivery = Table(
     # Of the last attempt: the HTTP status, None without an answer; and why it failed.
     Column("last_status", Integer),
     Column("last_error", Text),
+    # Of the run's thread, for the filters of callers; None in rows of an older release.
+    Column("metadata", JSONB),
     Column("created_at", INSTANT, nullable=False, server_default=NOW),
 )
 

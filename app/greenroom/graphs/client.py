@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 from greenroom import wire
@@ -31,7 +31,7 @@ RECONNECT_PAUSE_SECONDS = 0.05
 class GraphTimeout(GraphFault):
     """The user's graph code did not come to an end within the deadline of a call."""
 
-    status: ClassVar[int] = 504
+    status = 504
 
 
 ERRORS: Mapping[int, type[AppError]] = {
@@ -229,6 +229,22 @@ class GraphsClient:
             refresh=refresh,
         )
 
+    def auth_rules(self) -> dict[str, Any]:
+        """Which questions the owner's auth handlers answer; see `AuthHandlers.rules`."""
+        return _loads_object(self._post("/auth/rules"))
+
+    def authenticate(self, **request: Any) -> dict[str, Any]:
+        """Find out who makes a request; see `AuthHandlers.authenticate`."""
+        return _loads_object(self._post("/auth/authenticate", **request))
+
+    def authorise(
+        self, user: Mapping[str, Any], questions: Sequence[Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """What a caller may do, an answer to each question; see `AuthHandlers.authorise`."""
+        body = self._post("/auth/authorise", user=user, questions=questions)
+        answers: list[dict[str, Any]] = _loads_object(body)["answers"]
+        return answers
+
     def check_health(self) -> None:
         """Return when the graphs process answers; waits as long as any call does."""
         self._exchange("GET", "/health", None, is_repeatable=True)
@@ -238,7 +254,7 @@ class GraphsClient:
         while self._idle:
             self._idle.pop()[0].close()
 
-    def _post(self, path: str, *, is_repeatable: bool = True, **request: Any) -> bytes:
+    def _post(self, path: str, /, *, is_repeatable: bool = True, **request: Any) -> bytes:
         return self._exchange("POST", path, wire.dumps(request), is_repeatable=is_repeatable)
 
     def _exchange(

@@ -19,8 +19,10 @@ import psycopg
 import uvicorn
 import uvloop
 from langchain_core.runnables import RunnableConfig
+from langgraph_sdk import Auth
 
 from greenroom import wire
+from greenroom.auth.settings import read_settings
 from greenroom.config import Config, export_project_environment
 from greenroom.errors import (
     AppError,
@@ -30,13 +32,14 @@ from greenroom.errors import (
     InvalidRequest,
     NotFound,
 )
+from greenroom.graphs.auth_handlers import AuthHandlers
 from greenroom.graphs.client import GraphTimeout
 from greenroom.graphs.encoding import encode_json
 from greenroom.graphs.factories import Access, run_in_thread
 from greenroom.graphs.introspection import draw_graph, graph_schemas, subgraph_schemas
 from greenroom.graphs.long_term import put_item, search_items
 from greenroom.graphs.persistence import Persistence, open_persistence
-from greenroom.graphs.registry import Registry, load_registry
+from greenroom.graphs.registry import Registry, load_attribute, load_registry
 from greenroom.graphs.state import (
     Graph,
     apply_supersteps,
@@ -44,6 +47,7 @@ from greenroom.graphs.state import (
     read_state,
     update_state,
 )
+from greenroom.graphs.users import with_user
 from greenroom.logs import configure_logs, get_logger
 
 log = get_logger(__name__)
@@ -74,16 +78,25 @@ class Call:
     @property
     def subject(self) -> str:
         """Whose code runs in this call, for the sentence that tells of its fault."""
+        if self.path.startswith("/auth/"):
+            return "The auth handler"
         return f"Graph '{self.graph_id}'" if self.graph_id else "The embedding function"
 
 
 class GraphsApp:
     """The ASGI application. Belongs to the loop that opened `persistence`."""
 
-    def __init__(self, registry: Registry, persistence: Persistence, call_seconds: float) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        persistence: Persistence,
+        call_seconds: float,
+        auth: AuthHandlers | None = None,
+    ) -> None:
         self._registry = registry
         self._persistence = persistence
         self._call_seconds = call_seconds
+        self._auth = auth
         self._answers: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
         self._abandoned: set[asyncio.Task[Any]] = set()
         self._endpoints: Mapping[str, Callable[[Call], Awaitable[bytes]]] = {
@@ -97,6 +110,9 @@ class GraphsApp:
             "/graphs/list": self._list,
             "/store/put": self._put_item,
             "/store/search": self._search_items,
+            "/auth/rules": self._auth_rules,
+            "/auth/authenticate": self._authenticate,
+            "/auth/authorise": self._authorise,
             "/health": self._health,
         }
 
@@ -230,6 +246,21 @@ class GraphsApp:
     async def _search_items(self, call: Call) -> bytes:
         return wire.dumps({"items": await search_items(self._persistence.store, call.fields)})
 
+    async def _auth_rules(self, _: Call) -> bytes:
+        return wire.dumps(self._handlers.rules())
+
+    async def _authenticate(self, call: Call) -> bytes:
+        return wire.dumps(await self._handlers.authenticate(call.fields))
+
+    async def _authorise(self, call: Call) -> bytes:
+        return wire.dumps(await self._handlers.authorise(call.fields))
+
+    @property
+    def _handlers(self) -> AuthHandlers:
+        if self._auth is None:
+            raise NotFound("langgraph.json has no auth.path")
+        return self._auth
+
     async def _health(self, _: Call) -> bytes:
         return b'{"ok":true}'
 
@@ -272,7 +303,7 @@ def _parse(path: str, body: bytes) -> Call:
         path,
         fields.get("graph_id") or "",
         fields.get("thread_id") or "",
-        cast(RunnableConfig, fields.get("config") or {}),
+        with_user(cast(RunnableConfig, fields.get("config") or {})),
         fields,
     )
 
@@ -299,21 +330,43 @@ def main(config: Config, call_seconds: float = CALL_SECONDS) -> None:
     configure_logs(config.log_level, as_json=config.log_json)
     export_project_environment(config.project)
     registry = load_registry(config.project)
+    auth = load_auth(config)
     listener = _listen(config.graphs_socket)
     # uvicorn stops at these by itself, and raises them once more afterwards: ended is enough.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
     log.info("graphs loaded", loaded=len(registry.loaded), broken=sorted(registry.broken))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, registry, listener, call_seconds))
+        runner.run(_serve(config, registry, auth, listener, call_seconds))
+
+
+def load_auth(config: Config) -> AuthHandlers | None:
+    """The owner's handlers; None where langgraph.json names none.
+
+    Raises:
+        ConfigError: they cannot be used: nobody is let in unseen.
+    """
+    path = read_settings(config).path
+    if path is None:
+        return None
+    found = load_attribute(config.project, path, "auth.path")
+    if not isinstance(found, Auth):
+        raise ConfigError(
+            f"auth.path: {path} is a {type(found).__name__}, not a langgraph_sdk.Auth"
+        )
+    return AuthHandlers(found, config.auth_timeout_seconds)
 
 
 async def _serve(
-    config: Config, registry: Registry, listener: socket.socket, call_seconds: float
+    config: Config,
+    registry: Registry,
+    auth: AuthHandlers | None,
+    listener: socket.socket,
+    call_seconds: float,
 ) -> None:
     async with open_persistence(config) as persistence:
         settings = uvicorn.Config(
-            GraphsApp(registry, persistence, call_seconds),
+            GraphsApp(registry, persistence, call_seconds, auth),
             lifespan="off",
             ws="none",
             log_config=None,

@@ -25,7 +25,7 @@ from langgraph.pregel import Pregel
 from langgraph.store.base import BaseStore
 
 from greenroom.config import GraphEntry, Project
-from greenroom.errors import GraphFault, GraphNotFound
+from greenroom.errors import ConfigError, GraphFault, GraphNotFound
 from greenroom.graphs.factories import (
     Access,
     Given,
@@ -34,6 +34,7 @@ from greenroom.graphs.factories import (
     make_factory,
     open_made,
 )
+from greenroom.graphs.users import user_of
 from greenroom.logs import get_logger
 
 log = get_logger(__name__)
@@ -82,7 +83,6 @@ class Registry:
         checkpointer: BaseCheckpointSaver[Any] | None,
         store: BaseStore | None,
         access: Access,
-        user: Any = None,
         context: Any = None,
     ) -> AsyncIterator[Pregel[Any, Any, Any, Any]]:
         """Give the graph for one use, with our persistence in place of its own.
@@ -91,9 +91,8 @@ class Registry:
         manager entered and left; what they raise comes through unchanged.
 
         Args:
-            config: what a factory sees; not modified.
+            config: what a factory sees; not modified. Names the caller, for `ServerRuntime.user`.
             checkpointer: None for a graph that shall remember nothing. Subgraphs inherit it.
-            user: the authenticated user for `ServerRuntime.user`; None without authentication.
             context: the run's context; only given with the access `threads.create_run`.
         Raises:
             GraphNotFound: langgraph.json has no such graph.
@@ -103,7 +102,7 @@ class Registry:
         if isinstance(entry, StaticGraph):
             yield _bind(entry.graph, graph_id, checkpointer, store)
         elif isinstance(entry, GraphFactory):
-            given = Given(config, store, access, user, context)
+            given = Given(config, store, access, user_of(config), context)
             async with open_made(entry, graph_id, given) as graph:
                 yield _bind(graph, graph_id, checkpointer, store)
         elif graph_id in self.broken:
@@ -179,11 +178,39 @@ def _load_graph(
     entry: GraphEntry, directory: Path, modules: dict[Path, types.ModuleType]
 ) -> StaticGraph | GraphFactory:
     location, _, attribute = entry.path.rpartition(":")
-    if "/" in location or "\\" in location or location.endswith(".py"):
-        module = _import_file(location, directory, modules)
-    else:
-        module = importlib.import_module(location)
+    module = _import(location, directory, modules)
     return _classify(_attribute(module, attribute, location), attribute, location)
+
+
+def load_attribute(project: Project, path: str, key: str) -> Any:
+    """Load what a key of langgraph.json other than `graphs` names.
+
+    Args:
+        path: `./file.py:attribute` or `package.module:attribute`.
+        key: for the sentence.
+    Raises:
+        ConfigError: it cannot be imported, or has no such attribute.
+    """
+    location, _, attribute = path.rpartition(":")
+    _extend_path(project)
+    try:
+        module = _import(location, project.directory, {})
+    except LoadError as error:
+        raise ConfigError(f"{key}: {error}") from error
+    except (Exception, SystemExit) as error:  # the owner's code
+        log.exception("not loaded", key=key, path=path)
+        raise ConfigError(f"{key}: {path} cannot be imported: {error!r}") from error
+    if not hasattr(module, attribute):
+        raise ConfigError(f"{key}: there is no {attribute!r} in {location}")
+    return getattr(module, attribute)
+
+
+def _import(
+    location: str, directory: Path, modules: dict[Path, types.ModuleType]
+) -> types.ModuleType:
+    if "/" in location or "\\" in location or location.endswith(".py"):
+        return _import_file(location, directory, modules)
+    return importlib.import_module(location)
 
 
 def _import_file(

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from greenroom import wire
 from greenroom.assistants.known import KnownAssistants
+from greenroom.auth.caller import ANYONE, Caller
 from greenroom.config import Project
 from greenroom.database.engine import Database
 from greenroom.errors import AppError, Unavailable
@@ -22,6 +23,7 @@ from greenroom.runs import service as run_service
 from greenroom.runs.schemas import RunCreateStateful
 from greenroom.runs.service import Entry, Prepared
 from greenroom.signals.sender import Signals
+from greenroom.threads.queries import thread_exists
 
 SHOWN_MODES = ["values", "updates", "custom"]
 """What joiners of generation 1 may see of a run of generation 2."""
@@ -45,6 +47,13 @@ REMEMBERED_RUNS = 10
 
 Handler = Callable[["Commands", UUID, dict[str, Any]], dict[str, Any]]
 
+Permit = Callable[[RunCreateStateful, UUID], tuple[RunCreateStateful, Caller]]
+
+
+def permit_anything(body: RunCreateStateful, _thread_id: UUID) -> tuple[RunCreateStateful, Caller]:
+    """Where nobody is asked who they are."""
+    return body, ANYONE
+
 
 class Commands:
     """Carries out the commands that need no open stream."""
@@ -55,7 +64,16 @@ class Commands:
         assistants: KnownAssistants,
         signals: Signals,
         project: Project,
+        caller: Caller = ANYONE,
+        permit: Permit = permit_anything,
     ) -> None:
+        """Work for one caller, who may read the thread.
+
+        Args:
+            permit: asks whether a run may be made, which the owner's handler may change.
+        """
+        self.caller = caller
+        self.permit = permit
         self.database = database
         self.assistants = assistants
         self.signals = signals
@@ -109,6 +127,7 @@ class Commands:
 
     def get_tree(self, thread_id: UUID, _params: dict[str, Any]) -> dict[str, Any]:
         """`agent.getTree`: the graph that is at work."""
+        self._require(thread_id)
         with self.database.statement() as connection:
             latest = queries.list_latest_runs(connection, thread_id, REMEMBERED_RUNS)
         active = [run for run in latest if run.status not in TERMINAL]
@@ -145,11 +164,23 @@ class Commands:
         if running:
             self.signals.show(running)
 
+    def sees(self, thread_id: UUID) -> bool:
+        """Whether the thread is there for this caller; without a filter it need not exist yet."""
+        scope = self.caller.scope("threads")
+        if scope is None:
+            return True
+        with self.database.statement() as connection:
+            return thread_exists(connection, thread_id, scope)
+
+    def _require(self, thread_id: UUID) -> None:
+        if not self.sees(thread_id):
+            raise NoSuchRun("No active run is bound to this thread.")
+
     def _prepare(
         self, thread_id: UUID, params: Mapping[str, Any], command: dict[str, Any] | None = None
     ) -> Prepared:
-        body = read_run(params, command)
-        return run_service.prepare(self.assistants, self.project, body, thread_id)
+        body, caller = self.permit(read_run(params, command), thread_id)
+        return run_service.prepare(self.assistants, self.project, body, thread_id, caller=caller)
 
     def _admit(
         self, prepared: Prepared, check: Callable[[Connection], None] | None = None
@@ -180,6 +211,7 @@ class Commands:
             NoSuchRun: nothing on this thread has ever waited for such an answer.
             NoSuchInterrupt: none of its interrupts has this id, or not any more.
         """
+        self._require(thread_id)
         with self.database.statement() as connection:
             latest = queries.list_latest_runs(connection, thread_id, REMEMBERED_RUNS)
             waiting = queries.find_interrupts(connection, thread_id)

@@ -1,14 +1,18 @@
 """HTTP for the protocol of generation 2: one command, or a stream of events (streaming-v2.md)."""
 
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
 from flask import Blueprint, Response
 
+from greenroom.auth.caller import Caller
+from greenroom.auth.questions import COMMAND, CREATE_RUN, READ_THREAD
 from greenroom.contract.endpoint import Reply, endpoint, read_json
+from greenroom.contract.guard import caller
 from greenroom.contract.services import Services, services
-from greenroom.errors import BadRequest, InvalidRequest
+from greenroom.errors import BadRequest, InvalidRequest, ThreadNotFound
 from greenroom.protocol.errors import CommandError, InvalidArgument
 from greenroom.protocol.schemas import (
     CommandAnswer,
@@ -20,9 +24,10 @@ from greenroom.protocol.schemas import (
     read_count,
     read_filter,
 )
-from greenroom.protocol.service import Commands
+from greenroom.protocol.service import Commands, Permit
 from greenroom.protocol.socket import serve_socket
 from greenroom.runs.answers import SSE_HEADERS
+from greenroom.runs.schemas import RunCreateStateful
 from greenroom.streaming.respond import streamed
 from greenroom.streaming.thread_events import ThreadEvents, stream_events
 
@@ -30,7 +35,7 @@ protocol = Blueprint("protocol", __name__)
 
 
 @protocol.post("/threads/<thread_id>/commands")
-@endpoint(documents=CommandRequest, returns=CommandAnswer)
+@endpoint(access=COMMAND, documents=CommandRequest, returns=CommandAnswer)
 def carry_out(thread_id: UUID) -> Reply:
     """Carry out a command: start a run, answer an interrupt.
 
@@ -51,7 +56,7 @@ def carry_out(thread_id: UUID) -> Reply:
 
 
 @protocol.post("/threads/<thread_id>/stream/events")
-@endpoint(documents=EventStreamRequest, returns=Response)
+@endpoint(access=READ_THREAD, documents=EventStreamRequest, returns=Response)
 def stream_thread_events(thread_id: UUID) -> Response:
     """Stream the events of all runs of a thread, kept ones first, until the client leaves.
 
@@ -60,9 +65,12 @@ def stream_thread_events(thread_id: UUID) -> Response:
     app = services()
     body = read_body()
     wanted = read_filter(body)
+    commands = commands_of(app)
+    if not commands.sees(thread_id):
+        return Response(b"", headers=SSE_HEADERS)
     with ExitStack() as stack:
         subscription = stack.enter_context(app.relay.subscribe(thread_id, to_numbered=True))
-        commands_of(app).open_events(thread_id)
+        commands.open_events(thread_id)
         events = ThreadEvents(app.database, subscription, wanted.wants)
         events.next_seq = (read_count(body, "since") or 0) + 1
         return streamed(
@@ -75,11 +83,14 @@ def stream_thread_events(thread_id: UUID) -> Response:
 
 # Only an upgrade matches it: to any other GET the path is POST's alone.
 @protocol.get("/threads/<thread_id>/stream/events", websocket=True)
-@endpoint(is_hidden=True)
+@endpoint(access=COMMAND, is_hidden=True)
 def open_socket(thread_id: UUID) -> Response:
     """Both of the above on one WebSocket."""
     app = services()
-    return serve_socket(app, thread_id, commands_of(app))
+    commands = commands_of(app)
+    if not commands.sees(thread_id):
+        raise ThreadNotFound(thread_id)
+    return serve_socket(app, thread_id, commands)
 
 
 def read_body() -> Any:
@@ -94,6 +105,28 @@ def read_body() -> Any:
         raise BadRequest("Invalid JSON body") from error
 
 
+def permit_by_guard(app: Services) -> Permit:
+    """Ask the owner's handler about each run that a command makes; what may be read counts, too."""
+    guard, known = app.guard, caller()
+
+    def permit(body: RunCreateStateful, thread_id: UUID) -> tuple[RunCreateStateful, Caller]:
+        if guard is None:
+            return body, known
+        arguments: dict[str, Any] = {"body": body, "thread_id": thread_id}
+        found = guard.authorise(known, CREATE_RUN, arguments)
+        both: list[tuple[str, str | None]] = [*known.filters.items(), *found.filters.items()]
+        return arguments["body"], replace(found, filters=found.with_filters(both))
+
+    return permit
+
+
 def commands_of(app: Services) -> Commands:
     """What carries out commands."""
-    return Commands(app.database, app.assistants, app.signals, app.config.project)
+    return Commands(
+        app.database,
+        app.assistants,
+        app.signals,
+        app.config.project,
+        caller(),
+        permit_by_guard(app),
+    )

@@ -10,6 +10,7 @@ from sqlalchemy import Connection
 
 from greenroom import wire
 from greenroom.database.engine import Statements
+from greenroom.database.scope import Scope
 from greenroom.errors import NotFound, ThreadBusy, ThreadStatusDiffers
 from greenroom.queue import outbox
 from greenroom.queue.life import settle
@@ -47,6 +48,8 @@ class NewRun:
     """What it was made from, if that may have changed since; None: it has just been read."""
     webhook: str | None = None
     """Whom to tell about its end; None: nobody."""
+    scope: Scope = None
+    """Which threads its caller may use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,7 @@ def admit_run(connection: Statements, new: NewRun, brings: NewThread | None = No
             "thread_metadata": wire.dumps(new.thread_metadata).decode(),
             "delay_seconds": max(0.0, new.delay_seconds),
             "base_metadata": wire.dumps(new.base_metadata).decode(),
+            "scope": new.scope,
             "if_thread_status": list(new.if_thread_status) if new.if_thread_status else None,
         },
     ).one()
@@ -138,21 +142,30 @@ def _thread_parameters(brings: NewThread) -> dict[str, Any]:
     }
 
 
-def cancel_active(connection: Connection, thread_id: UUID, action: CancelAction) -> Cancelled:
+def cancel_active(
+    connection: Connection, thread_id: UUID, action: CancelAction, scope: Scope = None
+) -> Cancelled:
     """Stop everything that is running or queued on a thread, for a run that takes its place.
 
     Runs that wait for their time (after_seconds) are another matter and stay.
     """
-    connection.execute(STATEMENTS["lock_thread"], {"thread_id": thread_id})
+    parameters = {"thread_id": thread_id, "scope": scope}
+    if connection.execute(STATEMENTS["lock_thread"], parameters).one_or_none() is None:
+        return Cancelled()
     active = connection.execute(STATEMENTS["find_active"], {"thread_id": thread_id}).all()
     return _cancel(connection, thread_id, [row.run_id for row in active], action)
 
 
 def cancel_runs(
-    connection: Connection, thread_id: UUID, run_ids: Sequence[UUID], action: CancelAction
+    connection: Connection,
+    thread_id: UUID,
+    run_ids: Sequence[UUID],
+    action: CancelAction,
+    scope: Scope = None,
 ) -> Cancelled:
     """Stop runs of one thread; falsy when none of them was active. Wants a transaction."""
-    locked = connection.execute(STATEMENTS["lock_thread"], {"thread_id": thread_id}).one_or_none()
+    parameters = {"thread_id": thread_id, "scope": scope}
+    locked = connection.execute(STATEMENTS["lock_thread"], parameters).one_or_none()
     if locked is None:
         return Cancelled()
     cancelled = _cancel(connection, thread_id, run_ids, action)
@@ -161,7 +174,7 @@ def cancel_runs(
 
 
 def delete_run(
-    connection: Connection, thread_id: UUID, run_id: UUID
+    connection: Connection, thread_id: UUID, run_id: UUID, scope: Scope = None
 ) -> tuple[bool, bool, Batch | None]:
     """Remove a run in any status, under the thread's lock.
 
@@ -171,7 +184,9 @@ def delete_run(
         Whether it was there, whether another is ready now, and what readers of numbered events are
         to be told.
     """
-    connection.execute(STATEMENTS["lock_thread"], {"thread_id": thread_id})
+    parameters = {"thread_id": thread_id, "scope": scope}
+    if connection.execute(STATEMENTS["lock_thread"], parameters).one_or_none() is None:
+        return False, False, None
     deleted = connection.execute(
         STATEMENTS["delete_run"], {"thread_id": thread_id, "run_id": run_id}
     ).one_or_none()

@@ -81,6 +81,7 @@ def owe(
             "url": notice.webhook,
             "host": urlsplit(notice.webhook).netloc.lower(),
             "body": wire.dumps(body),
+            "metadata": notice.thread_metadata,
         },
     )
 

@@ -15,6 +15,8 @@ WITH target AS (
                SELECT FROM assistant WHERE assistant_id = :assistant_id
                   AND updated_at = :assistant_updated_at) AS is_current
       FROM thread WHERE thread_id = :thread_id
+       -- Only one that the caller may see; without a filter (NULL) there is nothing to look at.
+       AND (CAST(:scope AS text) IS NULL OR metadata @@ CAST(:scope AS jsonpath))
 ), admitted AS (
     INSERT INTO run (run_id, thread_id, assistant_id, graph_id, queue_state, due_at,
                      created_at, multitask_strategy, metadata, kwargs, webhook)
@@ -153,10 +155,11 @@ WITH ended AS (
        AND run.thread_id = thread.thread_id
        AND run.lease_token = :lease_token AND run.status = 'running'
        AND run.cancel_action IS NOT DISTINCT FROM :cancel_action
-    RETURNING run.run_id
+    RETURNING run.run_id, thread.metadata
 )
-INSERT INTO run_result (run_id, status, output, error, expires_at)
-SELECT run_id, :status, :output, :error, now() + make_interval(secs => :result_seconds) FROM ended
+INSERT INTO run_result (run_id, status, output, error, metadata, expires_at)
+SELECT run_id, :status, :output, :error, metadata, now() + make_interval(secs => :result_seconds)
+  FROM ended
 RETURNING run_id, false AS has_next,
           (SELECT true FROM run WHERE queue_state = 'ready' AND due_at <= now() AND NOT is_suspect
             ORDER BY priority, due_at LIMIT 1) IS NOT NULL AS is_work_left;
@@ -248,8 +251,8 @@ WITH ended AS (
        AND lease_expires_at < now() AND cancel_action IS NULL
     RETURNING run_id, webhook
 ), kept AS (
-    INSERT INTO run_result (run_id, status, error, expires_at)
-    SELECT run_id, 'error', :error, now() + make_interval(secs => :result_seconds)
+    INSERT INTO run_result (run_id, status, error, metadata, expires_at)
+    SELECT run_id, 'error', :error, thread.metadata, now() + make_interval(secs => :result_seconds)
       FROM ended JOIN thread ON thread_id = :thread_id AND is_temporary
 ), state AS (
     INSERT INTO thread_state (thread_id, status, error)
@@ -288,7 +291,9 @@ SELECT (SELECT count(*) FROM (SELECT FROM run WHERE queue_state = 'ready' AND du
          WHERE queue_state = 'scheduled') AS next_due_seconds;
 
 -- name: lock_thread
-SELECT thread_id, is_temporary FROM thread WHERE thread_id = :thread_id FOR UPDATE;
+SELECT thread_id, is_temporary FROM thread WHERE thread_id = :thread_id
+   AND (CAST(:scope AS text) IS NULL OR metadata @@ CAST(:scope AS jsonpath))
+   FOR UPDATE;
 
 -- name: find_active
 -- A thread's runs that are running or wait for their turn, oldest first. Under the thread's lock.
@@ -365,7 +370,8 @@ DELETE FROM thread WHERE thread_id = :thread_id AND is_temporary AND NOT EXISTS 
 -- name: find_notice
 -- What a webhook is told about a run besides its end.
 SELECT run.run_id, run.thread_id, run.assistant_id, run.metadata, run.kwargs,
-       run.multitask_strategy, run.created_at, run.started_at, run.webhook, thread.is_temporary
+       run.multitask_strategy, run.created_at, run.started_at, run.webhook, thread.is_temporary,
+       CAST(thread.metadata AS text) AS thread_metadata
   FROM run JOIN thread USING (thread_id)
  WHERE run.run_id = :run_id;
 
@@ -375,8 +381,9 @@ SELECT now() AS ended_at,
        (SELECT "values" FROM thread_state WHERE thread_id = :thread_id) AS last_values;
 
 -- name: add_delivery
-INSERT INTO webhook_delivery (delivery_id, run_id, thread_id, kept_run_id, url, host, body)
-VALUES (:delivery_id, :run_id, :thread_id, :kept_run_id, :url, :host, :body);
+INSERT INTO webhook_delivery (delivery_id, run_id, thread_id, kept_run_id, url, host, body, metadata)
+VALUES (:delivery_id, :run_id, :thread_id, :kept_run_id, :url, :host, :body,
+        CAST(:metadata AS jsonb));
 
 -- name: beat
 -- A worker's sign of life, with the slots that it offers.

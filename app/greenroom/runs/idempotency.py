@@ -44,9 +44,11 @@ class RepeatedRequestError(Exception):
         self.repeat = repeat
 
 
-def read_key(header: str | None, path: str, body: bytes) -> Key | None:
+def read_key(header: str | None, path: str, body: bytes, identity: str = "") -> Key | None:
     """Read the header; None without one.
 
+    Args:
+        identity: the caller's, whose keys are nobody else's.
     Raises:
         InvalidRequest: the key is too long.
     """
@@ -55,6 +57,9 @@ def read_key(header: str | None, path: str, body: bytes) -> Key | None:
     if len(header) > LONGEST_KEY:
         raise InvalidRequest(f"Idempotency-Key must have at most {LONGEST_KEY} characters")
     fingerprint = hashlib.sha256(path.encode() + b"\0" + body).digest()
+    if identity:
+        owner = hashlib.sha256(identity.encode("utf-8", "surrogatepass")).hexdigest()
+        header = f"{owner} {header}"
     return Key(wire.clean(header), fingerprint)
 
 

@@ -6,10 +6,13 @@ from uuid import UUID
 
 from flask import Blueprint, Response, request
 
+from greenroom.auth.questions import CANCEL_RUN, READ_THREAD
 from greenroom.contract.endpoint import endpoint
-from greenroom.contract.services import services
+from greenroom.contract.guard import scope
+from greenroom.contract.services import Services, services
 from greenroom.database.pages import AnyRow
-from greenroom.errors import InvalidRequest, NotFound
+from greenroom.database.scope import Scope
+from greenroom.errors import InvalidRequest, NotFound, ThreadNotFound
 from greenroom.runs import queries, service
 from greenroom.runs.answers import SSE_HEADERS
 from greenroom.runs.joins import join, join_stream
@@ -29,70 +32,77 @@ from greenroom.streaming.follow import (
 from greenroom.streaming.frames import EventId, parse_event_id
 from greenroom.streaming.replay import replay_thread
 from greenroom.streaming.respond import streamed
+from greenroom.threads.queries import thread_exists
 
 joins = Blueprint("joins", __name__)
 
 
 @joins.get("/threads/<thread_id>/runs/<run_id>/join")
-@endpoint(query=JoinQuery, returns=Any)
+@endpoint(access=READ_THREAD, query=JoinQuery, returns=Any)
 def join_run(thread_id: UUID, run_id: UUID, query: JoinQuery) -> Response:
     """Answer with the thread's values once the run has ended."""
-    return join(services(), thread_id, run_id, query)
+    return join(services(), thread_id, run_id, query, scope("threads"))
 
 
 @joins.get("/threads/<thread_id>/runs/<run_id>/stream")
-@endpoint(query=JoinQuery, returns=Response)
+@endpoint(access=READ_THREAD, query=JoinQuery, returns=Response)
 def join_run_stream(thread_id: UUID, run_id: UUID, query: JoinQuery) -> Response:
     """Stream a run's events from now on, or after Last-Event-ID."""
     path = f"/threads/{thread_id}/runs/{run_id}"
-    return join_stream(services(), thread_id, run_id, query, path, _last_event_id())
+    return join_stream(
+        services(), thread_id, run_id, query, path, _last_event_id(), scope("threads")
+    )
 
 
 @joins.get("/runs/<run_id>")
-@endpoint(returns=Run)
+@endpoint(access=READ_THREAD, returns=Run)
 def get_stateless_run(run_id: UUID) -> dict[str, Any]:
     """Get a run by its id alone."""
     return service.show(_get_anywhere(run_id))
 
 
 @joins.get("/runs/<run_id>/join")
-@endpoint(query=JoinQuery, returns=Any)
+@endpoint(access=READ_THREAD, query=JoinQuery, returns=Any)
 def join_stateless_run(run_id: UUID, query: JoinQuery) -> Response:
     """Answer with a stateless run's output, also for a while after its thread is gone."""
     with services().database.statement() as connection:
-        row = queries.find_run_anywhere(connection, run_id)
+        row = queries.find_run_anywhere(connection, run_id, scope("threads"))
     # Any thread will do for a run that has gone: its result is found by its own id.
-    return join(services(), row.thread_id if row else run_id, run_id, query)
+    return join(services(), row.thread_id if row else run_id, run_id, query, scope("threads"))
 
 
 @joins.get("/runs/<run_id>/stream")
-@endpoint(query=JoinQuery, returns=Response)
+@endpoint(access=READ_THREAD, query=JoinQuery, returns=Response)
 def join_stateless_run_stream(run_id: UUID, query: JoinQuery) -> Response:
     """Stream a stateless run's events: where both clients reconnect."""
     with services().database.statement() as connection:
-        row = queries.find_run_anywhere(connection, run_id)
+        row = queries.find_run_anywhere(connection, run_id, scope("threads"))
     thread_id = row.thread_id if row else run_id
-    return join_stream(services(), thread_id, run_id, query, f"/runs/{run_id}", _last_event_id())
+    path = f"/runs/{run_id}"
+    return join_stream(
+        services(), thread_id, run_id, query, path, _last_event_id(), scope("threads")
+    )
 
 
 @joins.post("/runs/<run_id>/cancel")
-@endpoint(query=ActionQuery, status=202)
+@endpoint(access=CANCEL_RUN, query=ActionQuery, status=202)
 def cancel_stateless_run(run_id: UUID, query: ActionQuery) -> None:
     """Cancel a stateless run."""
     app = services()
     row = _get_anywhere(run_id)
     action = read_action(query.action)
-    service.cancel(app.database, app.signals, row.thread_id, [run_id], action)
+    service.cancel(app.database, app.signals, row.thread_id, [run_id], action, scope("threads"))
 
 
 @joins.get("/threads/<thread_id>/stream")
-@endpoint(query=ThreadStreamQuery, returns=Response)
+@endpoint(access=READ_THREAD, query=ThreadStreamQuery, returns=Response)
 def join_thread_stream(thread_id: UUID, query: ThreadStreamQuery) -> Response:
     """Stream the events of all runs of a thread, one after another, until the client leaves."""
     app = services()
     modes = _thread_modes(query)
     last_event_id = _last_event_id()
     position = _thread_position(last_event_id)
+    require_thread(app, thread_id, scope("threads"))
     with ExitStack() as stack:
         subscription = stack.enter_context(app.relay.subscribe(thread_id))
         backlog = replay_thread(app.database, thread_id, position) if last_event_id else iter(())
@@ -109,9 +119,22 @@ def join_thread_stream(thread_id: UUID, query: ThreadStreamQuery) -> Response:
         )
 
 
+def require_thread(app: Services, thread_id: UUID, seen: Scope) -> None:
+    """Refuse to stream what the caller may not see. Without a filter a thread need not exist yet.
+
+    Raises:
+        ThreadNotFound: there is none that the caller may see.
+    """
+    if seen is None:
+        return
+    with app.database.statement() as connection:
+        if not thread_exists(connection, thread_id, seen):
+            raise ThreadNotFound(thread_id)
+
+
 def _get_anywhere(run_id: UUID) -> AnyRow:
     with services().database.statement() as connection:
-        row = queries.find_run_anywhere(connection, run_id)
+        row = queries.find_run_anywhere(connection, run_id, scope("threads"))
     if row is None:
         raise NotFound
     return row

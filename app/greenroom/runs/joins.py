@@ -8,6 +8,7 @@ from flask import Response
 
 from greenroom.contract.services import Services
 from greenroom.database.pages import AnyRow
+from greenroom.database.scope import Scope
 from greenroom.queue.states import TERMINAL, RunStatus
 from greenroom.runs import queries, service
 from greenroom.runs.answers import JSON_HEADERS, SSE_HEADERS, disconnect_action
@@ -26,21 +27,24 @@ from greenroom.streaming.replay import milliseconds
 from greenroom.streaming.respond import streamed
 
 
-def join(app: Services, thread_id: UUID, run_id: UUID, query: JoinQuery) -> Response:
+def join(
+    app: Services, thread_id: UUID, run_id: UUID, query: JoinQuery, scope: Scope = None
+) -> Response:
     """Answer with the thread's values once the run has ended; at once when it has."""
     path = f"/threads/{thread_id}/runs/{run_id}"
     headers = {**JSON_HEADERS, "content-location": path, "location": f"{path}/join"}
     with ExitStack() as stack:
         subscription = stack.enter_context(app.relay.subscribe(thread_id, run_id))
-        row = _find(app, thread_id, run_id)
+        row = _find(app, thread_id, run_id, scope)
         if row is None or row.status in TERMINAL:
-            return Response(service.answer(app.database, thread_id, run_id), headers=headers)
+            answer = service.answer(app.database, thread_id, run_id, scope)
+            return Response(answer, headers=headers)
         subscription.is_watched = True
         return streamed(
             wait_for_end(
                 subscription,
                 app.config.heartbeat_seconds,
-                lambda: service.answer(app.database, thread_id, run_id),
+                lambda: service.answer(app.database, thread_id, run_id, scope),
             ),
             subscription,
             stack.pop_all().close,
@@ -58,6 +62,7 @@ def join_stream(
     query: JoinQuery,
     path: str,
     last_event_id: str | None,
+    scope: Scope = None,
 ) -> Response:
     """Stream a run's events from now on, or after the last that the client has seen.
 
@@ -66,7 +71,7 @@ def join_stream(
     """
     with ExitStack() as stack:
         subscription = stack.enter_context(app.relay.subscribe(thread_id, run_id))
-        row = _find(app, thread_id, run_id)
+        row = _find(app, thread_id, run_id, scope)
         subscription.is_watched = row is not None and row.status not in TERMINAL
         return streamed(
             _events_of(app, subscription, row, query, last_event_id),
@@ -115,6 +120,6 @@ def _events_of(
     )
 
 
-def _find(app: Services, thread_id: UUID, run_id: UUID) -> AnyRow | None:
+def _find(app: Services, thread_id: UUID, run_id: UUID, scope: Scope) -> AnyRow | None:
     with app.database.statement() as connection:
-        return queries.find_run(connection, thread_id, run_id)
+        return queries.find_run(connection, thread_id, run_id, scope)

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import Connection, LargeBinary, null, select, text, type_coerce
+from sqlalchemy import ColumnElement, Connection, LargeBinary, null, select, text, type_coerce
 
 from greenroom.database.pages import AnyRow
+from greenroom.database.scope import Scope, visible
 from greenroom.database.tables import run, run_result, thread, thread_state
 from greenroom.queue.states import NOBODY
 
@@ -51,46 +52,63 @@ DELETE_CHECKPOINTS = text(
 )
 
 
-def find_run(connection: Connection, thread_id: UUID, run_id: UUID) -> AnyRow | None:
+def find_run(
+    connection: Connection, thread_id: UUID, run_id: UUID, scope: Scope = None
+) -> AnyRow | None:
     """A run of this thread with its start, for streams and joins; None when there is none."""
     query = select(*COLUMNS, run.c.error, run.c.started_at, run.c.finished_at)
-    return connection.execute(
-        query.where(run.c.run_id == run_id, run.c.thread_id == thread_id)
-    ).one_or_none()
+    query = query.where(run.c.run_id == run_id, run.c.thread_id == thread_id)
+    return connection.execute(query.where(*on_visible_thread(scope))).one_or_none()
 
 
-def find_run_anywhere(connection: Connection, run_id: UUID) -> AnyRow | None:
+def find_run_anywhere(connection: Connection, run_id: UUID, scope: Scope = None) -> AnyRow | None:
     """A run by its id alone, for the paths of stateless runs."""
     query = select(*COLUMNS, run.c.error, run.c.started_at, run.c.finished_at)
-    return connection.execute(query.where(run.c.run_id == run_id)).one_or_none()
+    query = query.where(run.c.run_id == run_id, *on_visible_thread(scope))
+    return connection.execute(query).one_or_none()
 
 
-def thread_exists(connection: Connection, thread_id: UUID) -> bool:
-    """Tell whether there is such a thread."""
-    query = select(thread.c.thread_id).where(thread.c.thread_id == thread_id)
-    return connection.execute(query).one_or_none() is not None
+def on_visible_thread(scope: Scope) -> list[ColumnElement[bool]]:
+    """A run is seen by those who see its thread."""
+    if scope is None:
+        return []
+    query = select(thread.c.thread_id).where(
+        thread.c.thread_id == run.c.thread_id, *visible(thread.c.metadata, scope)
+    )
+    return [query.exists()]
 
 
 def list_runs(
-    connection: Connection, thread_id: UUID, *, status: str | None, limit: int, offset: int
+    connection: Connection,
+    thread_id: UUID,
+    *,
+    status: str | None,
+    limit: int,
+    offset: int,
+    scope: Scope = None,
 ) -> Sequence[AnyRow]:
     """A page of a thread's runs, newest first."""
     query = select(*COLUMNS).where(run.c.thread_id == thread_id, run.c.assistant_id != NOBODY)
+    query = query.where(*on_visible_thread(scope))
     if status is not None:
         query = query.where(run.c.status == status)
     query = query.order_by(run.c.sequence.desc()).limit(limit).offset(offset)
     return connection.execute(query).all()
 
 
-def list_active(connection: Connection, statuses: Sequence[str]) -> Sequence[AnyRow]:
+def list_active(
+    connection: Connection, statuses: Sequence[str], scope: Scope = None
+) -> Sequence[AnyRow]:
     """Every run of the server in these statuses: run_id, thread_id."""
     query = select(run.c.run_id, run.c.thread_id).where(
-        run.c.status.in_(statuses), run.c.assistant_id != NOBODY
+        run.c.status.in_(statuses), run.c.assistant_id != NOBODY, *on_visible_thread(scope)
     )
     return connection.execute(query).all()
 
 
-def find_answer(connection: Connection, thread_id: UUID, run_id: UUID) -> AnyRow | None:
+def find_answer(
+    connection: Connection, thread_id: UUID, run_id: UUID, scope: Scope = None
+) -> AnyRow | None:
     """How a run ended and what its thread shows: status, error, values, output; None: no run.
 
     Values and output stay bytes of JSON: nobody reads them between the worker and the client.
@@ -103,12 +121,12 @@ def find_answer(connection: Connection, thread_id: UUID, run_id: UUID) -> AnyRow
             type_coerce(thread_state.c.output, LargeBinary).label("output"),
         )
         .outerjoin(thread_state, thread_state.c.thread_id == run.c.thread_id)
-        .where(run.c.run_id == run_id, run.c.thread_id == thread_id)
+        .where(run.c.run_id == run_id, run.c.thread_id == thread_id, *on_visible_thread(scope))
     )
     return connection.execute(query).one_or_none()
 
 
-def find_result(connection: Connection, run_id: UUID) -> AnyRow | None:
+def find_result(connection: Connection, run_id: UUID, scope: Scope = None) -> AnyRow | None:
     """What a stateless run left: status, error, values (always None), output."""
     query = select(
         run_result.c.status,
@@ -116,7 +134,9 @@ def find_result(connection: Connection, run_id: UUID) -> AnyRow | None:
         null().label("values"),
         type_coerce(run_result.c.output, LargeBinary).label("output"),
     )
-    return connection.execute(query.where(run_result.c.run_id == run_id)).one_or_none()
+    return connection.execute(
+        query.where(run_result.c.run_id == run_id, *visible(run_result.c.metadata, scope))
+    ).one_or_none()
 
 
 def delete_checkpoints(connection: Connection, thread_id: UUID, run_ids: Sequence[UUID]) -> None:

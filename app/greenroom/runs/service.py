@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -11,10 +12,12 @@ from greenroom import wire
 from greenroom.assistants.known import KnownAssistants
 from greenroom.assistants.mirror import mirror
 from greenroom.assistants.queries import ForRun
+from greenroom.auth.caller import ANYONE, Caller
 from greenroom.config import Project
 from greenroom.contract.fields import UUID_FORM
 from greenroom.database.engine import Database
 from greenroom.database.pages import AnyRow
+from greenroom.database.scope import Scope
 from greenroom.errors import InvalidRequest, NotFound, RunNotFound, ThreadNotFound
 from greenroom.identifiers import new_id
 from greenroom.queue.admission import (
@@ -35,11 +38,13 @@ from greenroom.runs.schemas import RUN_FIELDS, RunCreate, RunCreateStateful, Run
 from greenroom.signals.sender import Signals
 from greenroom.streaming.frames import Batch, Kind, pack
 from greenroom.threads.expiry import default_ttl
-from greenroom.threads.queries import Ttl
+from greenroom.threads.queries import Ttl, thread_exists
 from greenroom.webhooks.service import check_url
 from greenroom.webhooks.settings import read_rules
 
+Find = Callable[[str], ForRun | None]
 UNKNOWN = "Thread or assistant not found."
+SHOWN_OF_USER = ("identity", "display_name", "is_authenticated", "permissions")
 ANNOUNCED = 2**62
 """The token of an end that the web announces: above that of any worker."""
 
@@ -85,6 +90,7 @@ def prepare(
     body: RunCreate,
     thread_id: UUID | None,
     own_thread_id: UUID | None = None,
+    caller: Caller = ANYONE,
 ) -> Prepared:
     """Check a request and work out what the run will store.
 
@@ -102,16 +108,35 @@ def prepare(
         check_url(read_rules(project), body.webhook)
     check_key(project, body.assistant_id)
     run_id, target = new_id(), thread_id or own_thread_id or uuid4()
+    scope = caller.scope("assistants")
+    if scope is not None and body.assistant_id not in project.graphs:
+        # Whether it may be seen is asked of Postgres, each time.
+        hidden = partial(assistants.look, scope=scope)
+        return _make(project, body, hidden, thread_id, target, run_id, caller, is_fresh=True)
 
-    def make(find: Callable[[str], ForRun | None], *, is_fresh: bool) -> Prepared:
-        if (assistant := find(body.assistant_id)) is None:
-            raise NotFound(UNKNOWN)
-        made = prepare_for(assistant, body, thread_id, target, run_id=run_id)
-        new = replace(made.new, assistant_updated_at=None if is_fresh else assistant.updated_at)
-        return replace(made, new=new, ttl=None if made.is_temporary else default_ttl(project))
+    def make(find: Find, *, is_fresh: bool) -> Prepared:
+        return _make(project, body, find, thread_id, target, run_id, caller, is_fresh=is_fresh)
 
     prepared = make(assistants.find, is_fresh=False)
     return replace(prepared, again=lambda: make(assistants.look, is_fresh=True))
+
+
+def _make(
+    project: Project,
+    body: RunCreate,
+    find: Find,
+    thread_id: UUID | None,
+    target: UUID,
+    run_id: UUID,
+    caller: Caller,
+    *,
+    is_fresh: bool,
+) -> Prepared:
+    if (assistant := find(body.assistant_id)) is None:
+        raise NotFound(UNKNOWN)
+    made = prepare_for(assistant, body, thread_id, target, run_id=run_id, caller=caller)
+    new = replace(made.new, assistant_updated_at=None if is_fresh else assistant.updated_at)
+    return replace(made, new=new, ttl=None if made.is_temporary else default_ttl(project))
 
 
 def prepare_for(
@@ -122,6 +147,7 @@ def prepare_for(
     *,
     run_id: UUID | None = None,
     origin: Mapping[str, str] | None = None,
+    caller: Caller = ANYONE,
 ) -> Prepared:
     """Work out what a run of an assistant that has been found will store.
 
@@ -141,7 +167,7 @@ def prepare_for(
     base_metadata = {"created_by": "system", **assistant.metadata}
     metadata = {**ids, **body.metadata}
     kwargs = make_kwargs(body, assistant, {**base_metadata, **metadata}, run_id, target)
-    kwargs["config"]["configurable"] |= origin or {}
+    kwargs["config"]["configurable"] |= {**(origin or {}), **caller.configurable()}
     kwargs["temporary"] = is_stateless
     kwargs["on_completion"] = "keep" if keep else "delete"
     strategy = body.multitask_strategy if isinstance(body, RunCreateStateful) else "enqueue"
@@ -159,6 +185,7 @@ def prepare_for(
             webhook=body.webhook,
             base_metadata=base_metadata,
             if_thread_status=wanted_statuses(body),
+            scope=caller.scope("threads"),
         ),
         kwargs=kwargs,
         creates_thread=is_stateless
@@ -199,10 +226,7 @@ def make_kwargs(
         "thread_id": str(thread_id),
         "graph_id": assistant.graph_id,
         "assistant_id": str(assistant.assistant_id),
-        "user_id": "",
-        "langgraph_auth_user": None,
-        "langgraph_auth_user_id": "",
-        "langgraph_auth_permissions": [],
+        **ANYONE.configurable(),
         "langgraph_request_id": str(uuid4()),
     }
     config = {
@@ -307,7 +331,9 @@ def enter(connection: Connection, prepared: Prepared) -> Entry:
     """
     cancelled = Cancelled()
     if prepared.action is not None:
-        cancelled = cancel_active(connection, prepared.new.thread_id, prepared.action)
+        cancelled = cancel_active(
+            connection, prepared.new.thread_id, prepared.action, prepared.new.scope
+        )
     admitted = admit_run(connection, prepared.new, brought_thread(prepared))
     return Entry(admitted, cancelled)
 
@@ -354,6 +380,7 @@ def cancel(
     thread_id: UUID,
     run_ids: Sequence[UUID],
     action: CancelAction,
+    scope: Scope = None,
 ) -> Cancelled:
     """Stop runs of a thread.
 
@@ -363,15 +390,19 @@ def cancel(
         NotFound: none of them is active.
     """
     with database.transaction() as connection:
-        cancelled = cancel_runs(connection, thread_id, run_ids, action)
+        cancelled = cancel_runs(connection, thread_id, run_ids, action, scope)
     if not cancelled:
-        raise NotFound(reason_for_nothing(database, thread_id, run_ids))
+        raise NotFound(reason_for_nothing(database, thread_id, run_ids, scope))
     announce(signals, thread_id, cancelled, action)
     return cancelled
 
 
 def cancel_by_status(
-    database: Database, signals: Signals, status: str, action: CancelAction
+    database: Database,
+    signals: Signals,
+    status: str,
+    action: CancelAction,
+    scope: Scope = None,
 ) -> None:
     """Stop every run of the server that is pending, running or either (`all`).
 
@@ -380,24 +411,26 @@ def cancel_by_status(
     """
     statuses = [RunStatus.PENDING, RunStatus.RUNNING] if status == "all" else [status]
     with database.statement() as connection:
-        rows = queries.list_active(connection, statuses)
+        rows = queries.list_active(connection, statuses, scope)
     by_thread: dict[UUID, list[UUID]] = {}
     for row in rows:
         by_thread.setdefault(row.thread_id, []).append(row.run_id)
     has_cancelled = False
     for thread_id, run_ids in by_thread.items():
         with database.transaction() as connection:
-            cancelled = cancel_runs(connection, thread_id, run_ids, action)
+            cancelled = cancel_runs(connection, thread_id, run_ids, action, scope)
         announce(signals, thread_id, cancelled, action)
         has_cancelled = has_cancelled or bool(cancelled)
     if not has_cancelled:
         raise NotFound("No runs found to cancel.")
 
 
-def reason_for_nothing(database: Database, thread_id: UUID, run_ids: Iterable[UUID]) -> str:
+def reason_for_nothing(
+    database: Database, thread_id: UUID, run_ids: Iterable[UUID], scope: Scope
+) -> str:
     """Why nothing could be cancelled: unknown, or over."""
     with database.statement() as connection:
-        known = any(queries.find_run(connection, thread_id, run_id) for run_id in run_ids)
+        known = any(queries.find_run(connection, thread_id, run_id, scope) for run_id in run_ids)
     if known:
         return "No matching runs to cancel. Please verify that the run has not finished yet."
     return "No runs found to cancel."
@@ -419,15 +452,18 @@ def announce_end(signals: Signals, thread_id: UUID, run_id: UUID) -> None:
     signals.publish(thread_id, pack(Batch(Kind.END, run_id, ANNOUNCED, 0, 0, 0, b"")))
 
 
-def remove(database: Database, signals: Signals, thread_id: UUID, run_id: UUID) -> None:
+def remove(
+    database: Database, signals: Signals, thread_id: UUID, run_id: UUID, scope: Scope = None
+) -> None:
     """Delete a run in any status, with its checkpoints.
 
     Raises:
         RunNotFound: no such run on this thread.
     """
     with database.transaction() as connection:
-        was_there, has_next, told = delete_run(connection, thread_id, run_id)
-        queries.delete_checkpoints(connection, thread_id, [run_id])
+        was_there, has_next, told = delete_run(connection, thread_id, run_id, scope)
+        if was_there:
+            queries.delete_checkpoints(connection, thread_id, [run_id])
     if not was_there:
         raise RunNotFound
     signals.cancel([run_id], "delete")
@@ -438,15 +474,17 @@ def remove(database: Database, signals: Signals, thread_id: UUID, run_id: UUID) 
         signals.ring()
 
 
-def get_run(database: Database, thread_id: UUID, run_id: UUID) -> dict[str, Any]:
+def get_run(
+    database: Database, thread_id: UUID, run_id: UUID, scope: Scope = None
+) -> dict[str, Any]:
     """A run as clients see it.
 
     Raises:
         ThreadNotFound, NotFound: no such thread; no such run on it.
     """
     with database.statement() as connection:
-        row = queries.find_run(connection, thread_id, run_id)
-        if row is None and not queries.thread_exists(connection, thread_id):
+        row = queries.find_run(connection, thread_id, run_id, scope)
+        if row is None and not thread_exists(connection, thread_id, scope):
             raise ThreadNotFound(thread_id)
     if row is None:
         raise NotFound
@@ -461,6 +499,7 @@ def list_runs(
     limit: int,
     offset: int,
     fields: Sequence[str],
+    scope: Scope = None,
 ) -> list[dict[str, Any]]:
     """A page of a thread's runs, newest first, all their fields or those selected.
 
@@ -471,8 +510,10 @@ def list_runs(
     if unknown := sorted(set(fields) - set(RUN_FIELDS)):
         raise InvalidRequest(f"Invalid select columns: {unknown}. Expected: {sorted(RUN_FIELDS)}")
     with database.statement() as connection:
-        rows = queries.list_runs(connection, thread_id, status=status, limit=limit, offset=offset)
-        if not rows and not queries.thread_exists(connection, thread_id):
+        rows = queries.list_runs(
+            connection, thread_id, status=status, limit=limit, offset=offset, scope=scope
+        )
+        if not rows and not thread_exists(connection, thread_id, scope):
             raise ThreadNotFound(thread_id)
     shown = [show(row) for row in rows]
     return [{name: run[name] for name in fields} for run in shown] if fields else shown
@@ -486,12 +527,23 @@ def show(row: AnyRow) -> dict[str, Any]:
         "assistant_id": row.assistant_id,
         "metadata": row.metadata,
         "status": row.status,
-        "kwargs": row.kwargs,
+        "kwargs": shown_kwargs(row.kwargs),
         "multitask_strategy": row.multitask_strategy,
         "created_at": row.created_at,
         "updated_at": row.updated_at,
         "langsmith_session_name": None,
     }
+
+
+def shown_kwargs(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """A run's kwargs without the owner's own fields of its caller, which may be secret."""
+    config = kwargs["config"]
+    user = config["configurable"].get("langgraph_auth_user")
+    if user is None:
+        return kwargs
+    shown = {name: user[name] for name in SHOWN_OF_USER if name in user}
+    configurable = {**config["configurable"], "langgraph_auth_user": shown}
+    return {**kwargs, "config": {**config, "configurable": configurable}}
 
 
 def show_new(prepared: Prepared, admitted: Admitted) -> dict[str, Any]:
@@ -503,7 +555,7 @@ def show_new(prepared: Prepared, admitted: Admitted) -> dict[str, Any]:
         "assistant_id": new.assistant_id,
         "metadata": admitted.metadata,
         "status": RunStatus.PENDING,
-        "kwargs": prepared.kwargs,
+        "kwargs": shown_kwargs(prepared.kwargs),
         "multitask_strategy": new.multitask_strategy,
         "created_at": admitted.created_at,
         "updated_at": admitted.updated_at,
@@ -511,11 +563,11 @@ def show_new(prepared: Prepared, admitted: Admitted) -> dict[str, Any]:
     }
 
 
-def answer(database: Database, thread_id: UUID, run_id: UUID) -> bytes:
+def answer(database: Database, thread_id: UUID, run_id: UUID, scope: Scope = None) -> bytes:
     """What wait and join answer for a run that has ended: the thread's values, or the failure."""
     with database.statement() as connection:
-        row = queries.find_answer(connection, thread_id, run_id) or queries.find_result(
-            connection, run_id
+        row = queries.find_answer(connection, thread_id, run_id, scope) or queries.find_result(
+            connection, run_id, scope
         )
     if row is None:
         return UNKNOWN_RUN

@@ -6,7 +6,17 @@ from uuid import UUID, uuid4
 
 from flask import Blueprint, Response, request
 
+from greenroom.auth.questions import (
+    CANCEL_RUN,
+    CANCEL_RUNS,
+    CREATE_BATCH,
+    CREATE_RUN,
+    CREATE_RUN_AND_WAIT,
+    READ_THREAD,
+    ask,
+)
 from greenroom.contract.endpoint import Reply, endpoint
+from greenroom.contract.guard import caller, scope
 from greenroom.contract.services import services
 from greenroom.queue.states import CancelAction
 from greenroom.runs import service
@@ -30,62 +40,68 @@ from greenroom.streaming.respond import streamed
 
 runs = Blueprint("runs", __name__)
 
+LIST_RUNS = READ_THREAD + ask("threads", "search", metadata={}, status=None)
+DELETE_RUN = ask("threads", "delete")
+
 IDEMPOTENT = {"Idempotency-Key": "Of two requests with the same key, one makes the run."}
 
 
 @runs.post("/threads/<thread_id>/runs")
-@endpoint(body=RunCreateStateful, returns=Run, headers=IDEMPOTENT)
+@endpoint(access=CREATE_RUN, body=RunCreateStateful, returns=Run, headers=IDEMPOTENT)
 def create_run(thread_id: UUID, body: RunCreateStateful) -> Reply:
     """Create a background run."""
     return _create(thread_id, body)
 
 
 @runs.post("/runs")
-@endpoint(body=RunCreateStateless, returns=Run, headers=IDEMPOTENT)
+@endpoint(access=CREATE_RUN, body=RunCreateStateless, returns=Run, headers=IDEMPOTENT)
 def create_stateless_run(body: RunCreateStateless) -> Reply:
     """Create a background run that makes its own thread."""
     return _create(None, body)
 
 
 @runs.post("/runs/batch")
-@endpoint(body=RunBatch, returns=list[Run])
+@endpoint(access=CREATE_BATCH, body=RunBatch, returns=list[Run])
 def create_batch(body: list[RunCreateStateless]) -> list[dict[str, Any]]:
     """Create several stateless runs, all or none."""
     app = services()
-    prepared = [service.prepare(app.assistants, app.config.project, one, None) for one in body]
+    prepared = [
+        service.prepare(app.assistants, app.config.project, one, None, caller=caller())
+        for one in body
+    ]
     return service.admit_all(app.database, app.signals, prepared)
 
 
 @runs.post("/threads/<thread_id>/runs/wait")
-@endpoint(body=RunCreateStateful, returns=Any, headers=IDEMPOTENT)
+@endpoint(access=CREATE_RUN_AND_WAIT, body=RunCreateStateful, returns=Any, headers=IDEMPOTENT)
 def create_and_wait(thread_id: UUID, body: RunCreateStateful) -> Response:
     """Create a run and answer with the thread's values once it has ended."""
     return _create_and_wait(thread_id, body)
 
 
 @runs.post("/runs/wait")
-@endpoint(body=RunCreateStateless, returns=Any, headers=IDEMPOTENT)
+@endpoint(access=CREATE_RUN, body=RunCreateStateless, returns=Any, headers=IDEMPOTENT)
 def create_stateless_and_wait(body: RunCreateStateless) -> Response:
     """Create a run on a thread of its own and answer with its output."""
     return _create_and_wait(None, body)
 
 
 @runs.post("/threads/<thread_id>/runs/stream")
-@endpoint(body=RunCreateStateful, returns=Response, headers=IDEMPOTENT)
+@endpoint(access=CREATE_RUN, body=RunCreateStateful, returns=Response, headers=IDEMPOTENT)
 def create_and_stream(thread_id: UUID, body: RunCreateStateful) -> Response:
     """Create a run and stream its events."""
     return _create_and_stream(thread_id, body)
 
 
 @runs.post("/runs/stream")
-@endpoint(body=RunCreateStateless, returns=Response, headers=IDEMPOTENT)
+@endpoint(access=CREATE_RUN, body=RunCreateStateless, returns=Response, headers=IDEMPOTENT)
 def create_stateless_and_stream(body: RunCreateStateless) -> Response:
     """Create a run on a thread of its own and stream its events."""
     return _create_and_stream(None, body)
 
 
 @runs.get("/threads/<thread_id>/runs")
-@endpoint(query=RunsQuery, returns=list[Run])
+@endpoint(access=LIST_RUNS, query=RunsQuery, returns=list[Run])
 def list_runs(thread_id: UUID, query: RunsQuery) -> list[dict[str, Any]]:
     """List a thread's runs, newest first."""
     return service.list_runs(
@@ -95,51 +111,54 @@ def list_runs(thread_id: UUID, query: RunsQuery) -> list[dict[str, Any]]:
         limit=query.limit,
         offset=query.offset,
         fields=query.select,
+        scope=scope("threads"),
     )
 
 
 @runs.get("/threads/<thread_id>/runs/<run_id>")
-@endpoint(returns=Run)
+@endpoint(access=READ_THREAD, returns=Run)
 def get_run(thread_id: UUID, run_id: UUID) -> dict[str, Any]:
     """Get a run."""
-    return service.get_run(services().database, thread_id, run_id)
+    return service.get_run(services().database, thread_id, run_id, scope("threads"))
 
 
 @runs.delete("/threads/<thread_id>/runs/<run_id>")
-@endpoint(status=204)
+@endpoint(access=DELETE_RUN, status=204)
 def delete_run(thread_id: UUID, run_id: UUID) -> None:
     """Delete a run in any status, with its checkpoints."""
     app = services()
-    service.remove(app.database, app.signals, thread_id, run_id)
+    service.remove(app.database, app.signals, thread_id, run_id, scope("threads"))
 
 
 @runs.post("/threads/<thread_id>/runs/<run_id>/cancel")
-@endpoint(query=CancelQuery, status=202, also=(200,))
+@endpoint(access=CANCEL_RUN, query=CancelQuery, status=202, also=(200,))
 def cancel_run(thread_id: UUID, run_id: UUID, query: CancelQuery) -> Response | None:
     """Cancel a run; with `wait`, answer when it has ended."""
     app = services()
     action = read_action(query.action)
     if not query.wait:
-        service.cancel(app.database, app.signals, thread_id, [run_id], action)
+        service.cancel(app.database, app.signals, thread_id, [run_id], action, scope("threads"))
         return None
     return _cancel_and_wait(thread_id, run_id, action)
 
 
 @runs.post("/runs/cancel")
-@endpoint(body=RunsCancel, query=ActionQuery, status=204)
+@endpoint(access=CANCEL_RUNS, body=RunsCancel, query=ActionQuery, status=204)
 def cancel_many(body: RunsCancel, query: ActionQuery) -> None:
     """Cancel runs of one thread by id, or every run of a status."""
     app = services()
     action = read_action(query.action)
     if body.status is not None:
-        service.cancel_by_status(app.database, app.signals, body.status, action)
+        service.cancel_by_status(app.database, app.signals, body.status, action, scope("threads"))
     elif body.thread_id is not None and body.run_ids is not None:
-        service.cancel(app.database, app.signals, body.thread_id, body.run_ids, action)
+        service.cancel(
+            app.database, app.signals, body.thread_id, body.run_ids, action, scope("threads")
+        )
 
 
 def _create(thread_id: UUID | None, body: RunCreateStateful | RunCreateStateless) -> Reply:
     app = services()
-    prepared = service.prepare(app.assistants, app.config.project, body, thread_id)
+    prepared = service.prepare(app.assistants, app.config.project, body, thread_id, caller=caller())
     try:
         run = service.admit(app.database, app.signals, prepared, idempotency_key())
     except RepeatedRequestError as repeated:
@@ -155,7 +174,9 @@ def _create_and_wait(
     target = thread_id or uuid4()
     with ExitStack() as stack:
         subscription = stack.enter_context(app.relay.subscribe_soon(target))
-        prepared = service.prepare(app.assistants, app.config.project, body, thread_id, target)
+        prepared = service.prepare(
+            app.assistants, app.config.project, body, thread_id, target, caller()
+        )
         run_id = subscription.run_id = prepared.new.run_id
         path = f"/threads/{target}/runs/{run_id}"
         app.relay.confirm(subscription)
@@ -163,7 +184,7 @@ def _create_and_wait(
             service.admit(app.database, app.signals, prepared, idempotency_key())
         except RepeatedRequestError as repeated:
             found = repeated.repeat
-            return join(app, found.thread_id, found.run_id, JoinQuery())
+            return join(app, found.thread_id, found.run_id, JoinQuery(), scope("threads"))
         subscription.is_watched = True
         chunks = wait_for_end(
             subscription,
@@ -188,7 +209,9 @@ def _create_and_stream(
     target = thread_id or uuid4()
     with ExitStack() as stack:
         subscription = stack.enter_context(app.relay.subscribe_soon(target))
-        prepared = service.prepare(app.assistants, app.config.project, body, thread_id, target)
+        prepared = service.prepare(
+            app.assistants, app.config.project, body, thread_id, target, caller()
+        )
         run_id = subscription.run_id = prepared.new.run_id
         path = run_path(target, run_id, is_stateless=prepared.is_stateless)
         app.relay.confirm(subscription)
@@ -197,7 +220,9 @@ def _create_and_stream(
         except RepeatedRequestError as repeated:
             found = repeated.repeat
             path = run_path(found.thread_id, found.run_id, is_stateless=prepared.is_stateless)
-            return join_stream(app, found.thread_id, found.run_id, JoinQuery(), path, "-1")
+            return join_stream(
+                app, found.thread_id, found.run_id, JoinQuery(), path, "-1", scope("threads")
+            )
         subscription.is_watched = True
         wanted = Wanted(run_id, is_resumable=body.stream_resumable, from_seq=0)
         chunks = stream_run(
@@ -219,7 +244,7 @@ def _cancel_and_wait(thread_id: UUID, run_id: UUID, action: CancelAction) -> Res
     path = f"/threads/{thread_id}/runs/{run_id}"
     with ExitStack() as stack:
         subscription = stack.enter_context(app.relay.subscribe(thread_id, run_id))
-        service.cancel(app.database, app.signals, thread_id, [run_id], action)
+        service.cancel(app.database, app.signals, thread_id, [run_id], action, scope("threads"))
         subscription.is_watched = True
         return streamed(
             wait_for_end(subscription, app.config.heartbeat_seconds, lambda: b"{}"),
@@ -237,4 +262,6 @@ def run_path(thread_id: UUID | str, run_id: UUID | str, *, is_stateless: bool) -
 def idempotency_key() -> Key | None:
     """The key of this request, if it has one."""
     header = request.headers.get("idempotency-key")
-    return read_key(header, request.path, request.get_data(cache=True)) if header else None
+    if not header:
+        return None
+    return read_key(header, request.path, request.get_data(cache=True), caller().identity)

@@ -3,6 +3,7 @@
 from flask import Blueprint, current_app
 from flask.blueprints import BlueprintSetupState
 
+from greenroom.auth.questions import ask_store
 from greenroom.contract.endpoint import Reply, endpoint
 from greenroom.contract.fields import Object
 from greenroom.contract.services import services
@@ -22,6 +23,12 @@ from greenroom.store.settings import StoreSettings, read_settings
 SETTINGS = "greenroom.store"
 store = Blueprint("store", __name__)
 
+PUT = ask_store("put", "key", "value", "index", "ttl")
+GET = ask_store("get", "key", source="query")
+DELETE = ask_store("delete", "key")
+SEARCH = ask_store("search", "filter", "limit", "offset", "query", namespace="namespace_prefix")
+LIST = ask_store("list_namespaces", "suffix", "max_depth", "limit", "offset", namespace="prefix")
+
 
 @store.record
 def read_settings_once(state: BlueprintSetupState) -> None:
@@ -31,14 +38,14 @@ def read_settings_once(state: BlueprintSetupState) -> None:
 
 
 @store.put("/store/items")
-@endpoint(body=ItemPut, status=204)
+@endpoint(access=PUT, body=ItemPut, status=204)
 def put_item(body: ItemPut) -> None:
     """Write or replace an item."""
     service.put(services().database, services().graphs, _settings(), body)
 
 
 @store.get("/store/items")
-@endpoint(query=ItemQuery, returns=Item | None)
+@endpoint(access=GET, query=ItemQuery, returns=Item | None)
 def get_item(query: ItemQuery) -> Reply | Object | None:
     """Get an item; null when there is none."""
     if query.key is None:
@@ -49,21 +56,21 @@ def get_item(query: ItemQuery) -> Reply | Object | None:
 
 
 @store.delete("/store/items")
-@endpoint(body=ItemDelete, status=204)
+@endpoint(access=DELETE, body=ItemDelete, status=204)
 def delete_item(body: ItemDelete) -> None:
     """Delete an item."""
     service.delete(services().database, body)
 
 
 @store.post("/store/items/search")
-@endpoint(body=ItemSearch, returns=FoundItems)
+@endpoint(access=SEARCH, body=ItemSearch, returns=FoundItems)
 def search_items(body: ItemSearch) -> Reply:
     """Search items below a namespace."""
     return Reply(service.search(services().database, services().graphs, _settings(), body))
 
 
 @store.post("/store/namespaces")
-@endpoint(body=NamespaceSearch, returns=Namespaces)
+@endpoint(access=LIST, body=NamespaceSearch, returns=Namespaces)
 def list_namespaces(body: NamespaceSearch) -> Object:
     """List the namespaces that hold items."""
     return {"namespaces": service.list_namespaces(services().database, body)}

@@ -10,6 +10,8 @@ from sqlalchemy import text
 
 import greenroom
 from greenroom import wire
+from greenroom.auth.questions import OPEN
+from greenroom.auth.settings import describe_security
 from greenroom.contract.endpoint import Reply, endpoint
 from greenroom.contract.fields import Flag, QueryModel
 from greenroom.contract.openapi import build_document
@@ -59,7 +61,7 @@ class HealthQuery(QueryModel):
 
 @system.get("/", endpoint="get_root")
 @system.get("/ok")
-@endpoint(query=HealthQuery, returns=dict[str, Any])
+@endpoint(access=OPEN, query=HealthQuery, returns=dict[str, Any])
 def get_health(query: HealthQuery) -> Reply:
     """Tell that the process answers; with `check_db`, whether what it needs does too."""
     if not query.check_db:
@@ -75,7 +77,7 @@ def get_health(query: HealthQuery) -> Reply:
 
 
 @system.get("/metrics")
-@endpoint(query=MetricsQuery, returns=dict[str, Any], also_text=True)
+@endpoint(access=OPEN, query=MetricsQuery, returns=dict[str, Any], also_text=True)
 def get_metrics(query: MetricsQuery) -> Reply | Response:
     """Tell how the queue, the workers and this API are doing: Prometheus text, or JSON."""
     app = services()
@@ -88,7 +90,7 @@ def get_metrics(query: MetricsQuery) -> Reply | Response:
 
 
 @system.get("/info")
-@endpoint(returns=dict[str, Any])
+@endpoint(access=OPEN, returns=dict[str, Any])
 def get_info() -> dict[str, Any]:
     """Tell versions and what is switched on."""
     return {
@@ -105,7 +107,9 @@ def get_openapi() -> Response:
     app = current_app.extensions
     document = app.get("openapi")
     if document is None:
-        document = wire.dumps(build_document(current_app, services().config.mount_prefix))
+        config = services().config
+        own = describe_security(config)
+        document = wire.dumps(build_document(current_app, config.mount_prefix, own))
         app["openapi"] = document
     return Response(document, content_type="application/json")
 

@@ -6,13 +6,14 @@ from uuid import UUID
 from sqlalchemy import Connection, text
 
 from greenroom.database.pages import AnyRow
+from greenroom.database.scope import Scope, is_visible
 
 # Nothing writes checkpoints of a thread that is locked and has no active run: nobody admits one.
 LOCK_IDLE_THREAD = text(
-    """
-    SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
+    f"""
+    SELECT 1 FROM thread WHERE thread_id = :thread_id AND {is_visible("metadata")} FOR UPDATE;
     SELECT thread_id FROM thread
-     WHERE thread_id = :thread_id AND NOT EXISTS (
+     WHERE thread_id = :thread_id AND {is_visible("metadata")} AND NOT EXISTS (
            SELECT FROM run WHERE run.thread_id = :thread_id AND status IN ('pending', 'running'))
     """
 )
@@ -67,7 +68,7 @@ DELETE_THE_REST = text(
 )
 
 
-def keep_latest(connection: Connection, thread_id: UUID) -> bool:
+def keep_latest(connection: Connection, thread_id: UUID, scope: Scope = None) -> bool:
     """Keep the newest checkpoint of each namespace, and what it needs. Wants a transaction.
 
     Returns:
@@ -75,7 +76,9 @@ def keep_latest(connection: Connection, thread_id: UUID) -> bool:
         whose newest value is made of all the older checkpoints.
     """
     parameters = {"thread_id": str(thread_id)}
-    locked = connection.execute(LOCK_IDLE_THREAD, {"thread_id": thread_id}).one_or_none()
+    locked = connection.execute(
+        LOCK_IDLE_THREAD, {"thread_id": thread_id, "scope": scope}
+    ).one_or_none()
     if locked is None or connection.execute(HAS_DELTA_CHANNEL, parameters).scalar_one():
         return False
     kept = _choose(connection.execute(FIND_HEADS, parameters).all())

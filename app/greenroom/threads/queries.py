@@ -22,9 +22,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
+from greenroom import wire
 from greenroom.contract.fields import UUID_FORM
 from greenroom.database.engine import Statements
 from greenroom.database.pages import AnyRow, Page, read_page
+from greenroom.database.scope import Scope, is_visible, visible
 from greenroom.database.tables import assistant, thread, thread_state
 
 THREAD = (
@@ -50,15 +52,18 @@ CHECKPOINT_TABLES = ("checkpoints", "checkpoint_blobs", "checkpoint_writes")
 
 # In a fixed order, so that two requests never wait for each other in a circle.
 LOCK_THREADS = text(
-    """
+    f"""
     SELECT 1 FROM thread WHERE thread_id = ANY (CAST(:thread_ids AS uuid[]))
+       AND {is_visible("metadata")}
      ORDER BY thread_id FOR UPDATE;
-    SELECT run_id FROM run
-     WHERE thread_id = ANY (CAST(:thread_ids AS uuid[])) AND status = 'running'
+    SELECT run.run_id FROM run JOIN thread USING (thread_id)
+     WHERE thread_id = ANY (CAST(:thread_ids AS uuid[])) AND run.status = 'running'
+       AND {is_visible("thread.metadata")}
     """
 )
 DELETE_THREADS = text(
-    "DELETE FROM thread WHERE thread_id = ANY (CAST(:thread_ids AS uuid[])) RETURNING thread_id"
+    "DELETE FROM thread WHERE thread_id = ANY (CAST(:thread_ids AS uuid[])) "
+    f"AND {is_visible('metadata')} RETURNING thread_id"
 )
 # After the rows of `thread` and `run` are gone: a worker that still writes holds its run's row
 # until it has committed, so that what it wrote is visible here.
@@ -70,12 +75,12 @@ DELETE_CHECKPOINTS = text(
 )
 
 RESTING_STATE = text(
-    """
+    f"""
     SELECT thread.metadata ->> 'graph_id' AS graph_id, state."values", state.snapshot
       FROM thread
       LEFT JOIN thread_state AS state ON state.thread_id = thread.thread_id
        AND state.snapshot IS NOT NULL AND thread.status <> 'busy'
-     WHERE thread.thread_id = :thread_id
+     WHERE thread.thread_id = :thread_id AND {is_visible("thread.metadata")}
     """
 )
 
@@ -84,10 +89,11 @@ COPY_THREAD = text(
     """
     WITH made AS (
         INSERT INTO thread (thread_id, metadata, status, ttl_minutes, ttl_strategy, expires_at)
-        SELECT :copy_id, thread.metadata, coalesce(state.status, 'idle'), ttl_minutes,
-               ttl_strategy, now() + make_interval(secs => ttl_minutes * 60)
+        SELECT :copy_id, thread.metadata || CAST(:changes AS jsonb),
+               coalesce(state.status, 'idle'), ttl_minutes, ttl_strategy,
+               now() + make_interval(secs => ttl_minutes * 60)
           FROM thread LEFT JOIN thread_state AS state USING (thread_id)
-         WHERE thread_id = :thread_id
+         WHERE thread_id = :thread_id AND @visible
         RETURNING *
     ), state AS (
         INSERT INTO thread_state (thread_id, status, "values", output, interrupts, error)
@@ -119,7 +125,7 @@ COPY_THREAD = text(
            config, "values", error, interrupts, state.thread_id IS NOT NULL AS has_state,
            ttl_minutes, ttl_strategy, expires_at
       FROM made LEFT JOIN state ON true
-    """
+    """.replace("@visible", is_visible("thread.metadata"))
 )
 
 # pg_column_size is what a JSONB takes on disk; octet_length reads no content.
@@ -141,8 +147,8 @@ STORAGE = text(
                           coalesce(sum(octet_length(blob)), 0) AS bytes
                      FROM checkpoint_blobs WHERE thread_id = CAST(:thread_id AS text)
                     GROUP BY channel) AS each) AS channels
-     WHERE thread.thread_id = :thread_id
-    """
+     WHERE thread.thread_id = :thread_id AND @visible
+    """.replace("@visible", is_visible("thread.metadata"))
 )
 
 # The second looks again under the locks: a run may have come in between.
@@ -202,13 +208,26 @@ def create_thread(
     return connection.execute(statement).one_or_none()
 
 
-def find_thread(connection: Connection, thread_id: UUID) -> AnyRow | None:
+def find_thread(connection: Connection, thread_id: UUID, scope: Scope = None) -> AnyRow | None:
     """A whole thread, or None."""
-    return connection.execute(WHOLE.where(thread.c.thread_id == thread_id)).one_or_none()
+    query = WHOLE.where(thread.c.thread_id == thread_id, *visible(thread.c.metadata, scope))
+    return connection.execute(query).one_or_none()
+
+
+def thread_exists(connection: Connection, thread_id: UUID, scope: Scope = None) -> bool:
+    """Tell whether there is such a thread."""
+    query = select(thread.c.thread_id).where(
+        thread.c.thread_id == thread_id, *visible(thread.c.metadata, scope)
+    )
+    return connection.execute(query).one_or_none() is not None
 
 
 def patch_thread(
-    connection: Connection, thread_id: UUID, metadata: Mapping[str, Any] | None, ttl: Ttl | None
+    connection: Connection,
+    thread_id: UUID,
+    metadata: Mapping[str, Any] | None,
+    ttl: Ttl | None,
+    scope: Scope = None,
 ) -> AnyRow | None:
     """Merge the top level of the metadata and begin a new time to live; None: no such thread."""
     changes = ttl_values(ttl)
@@ -216,7 +235,7 @@ def patch_thread(
         changes["metadata"] = thread.c.metadata.op("||")(cast(dict(metadata), JSONB))
     changed = (
         update(thread)
-        .where(thread.c.thread_id == thread_id)
+        .where(thread.c.thread_id == thread_id, *visible(thread.c.metadata, scope))
         .values(updated_at=func.clock_timestamp(), **changes)
         .returning(*THREAD, *TTL)
         .cte("changed")
@@ -227,11 +246,13 @@ def patch_thread(
     ).one_or_none()
 
 
-def delete_threads(connection: Connection, thread_ids: Collection[UUID]) -> Deleted:
+def delete_threads(
+    connection: Connection, thread_ids: Collection[UUID], scope: Scope = None
+) -> Deleted:
     """Remove threads with everything of theirs, in every table. Wants a transaction."""
     if not thread_ids:
         return Deleted()
-    parameters = _ids(thread_ids)
+    parameters = {**_ids(thread_ids), "scope": scope}
     running = connection.execute(LOCK_THREADS, parameters).scalars().all()
     deleted = connection.execute(DELETE_THREADS, parameters).scalars().all()
     delete_checkpoints(connection, deleted)
@@ -262,15 +283,30 @@ def restart_ttl(connection: Connection, thread_ids: Sequence[UUID]) -> None:
         connection.execute(RESTART_TTL, _ids(thread_ids))
 
 
-def copy_thread(connection: Connection, thread_id: UUID, copy_id: UUID) -> AnyRow | None:
-    """Write a copy of a thread, its state and its history, without its runs; None: no original."""
-    parameters = {"thread_id": thread_id, "copy_id": copy_id}
+def copy_thread(
+    connection: Connection,
+    thread_id: UUID,
+    copy_id: UUID,
+    changes: Mapping[str, Any] | None = None,
+    scope: Scope = None,
+) -> AnyRow | None:
+    """Write a copy of a thread, its state and its history, without its runs; None: no original.
+
+    Args:
+        changes: of the metadata.
+    """
+    parameters = {
+        "thread_id": thread_id,
+        "copy_id": copy_id,
+        "changes": wire.dumps(changes or {}).decode(),
+        "scope": scope,
+    }
     return connection.execute(COPY_THREAD, parameters).one_or_none()
 
 
-def read_storage(connection: Connection, thread_id: UUID) -> AnyRow | None:
+def read_storage(connection: Connection, thread_id: UUID, scope: Scope = None) -> AnyRow | None:
     """How much langgraph keeps about a thread; None: no such thread."""
-    return connection.execute(STORAGE, {"thread_id": thread_id}).one_or_none()
+    return connection.execute(STORAGE, {"thread_id": thread_id, "scope": scope}).one_or_none()
 
 
 def list_threads_of_assistant(connection: Connection, assistant_id: UUID) -> Sequence[UUID]:
@@ -322,12 +358,13 @@ def conditions(
     metadata: Mapping[str, Any] | None = None,
     values: Mapping[str, Any] | None = None,
     status: str | None = None,
+    scope: Scope = None,
 ) -> list[Any]:
     """What the filters of search and count mean; None does not filter.
 
     The threads of stateless runs are never found.
     """
-    found: list[Any] = [~thread.c.is_temporary]
+    found: list[Any] = [~thread.c.is_temporary, *visible(thread.c.metadata, scope)]
     if ids:
         # One parameter, whatever their number: one prepared statement, no limit on parameters.
         given = cast([str(each) for each in ids], ARRAY(Text))
@@ -343,7 +380,7 @@ def conditions(
     return found
 
 
-def find_address(connection: Connection, thread_id: UUID) -> AnyRow | None:
+def find_address(connection: Connection, thread_id: UUID, scope: Scope = None) -> AnyRow | None:
     """What a state call needs: graph_id (or None), assistant_config, state_config; None: no thread.
 
     The assistant's config is that of the one that ran last, if it still belongs to that graph.
@@ -362,17 +399,18 @@ def find_address(connection: Connection, thread_id: UUID) -> AnyRow | None:
             thread_state.c.config.label("state_config"),
         )
         .select_from(WITH_STATE.outerjoin(assistant, ran_last))
-        .where(thread.c.thread_id == thread_id)
+        .where(thread.c.thread_id == thread_id, *visible(thread.c.metadata, scope))
     )
     return connection.execute(query).one_or_none()
 
 
-def find_resting_state(connection: Statements, thread_id: UUID) -> Any:
+def find_resting_state(connection: Statements, thread_id: UUID, scope: Scope = None) -> Any:
     """A thread's `graph_id`, and the JSON of `values` and `snapshot` where they are up to date.
 
     None: no such thread.
     """
-    return connection.execute(RESTING_STATE, {"thread_id": thread_id}).one_or_none()
+    parameters = {"thread_id": thread_id, "scope": scope}
+    return connection.execute(RESTING_STATE, parameters).one_or_none()
 
 
 def _narrow(fields: Collection[str]) -> Select[Any]:

@@ -1,10 +1,12 @@
 """The rules of threads."""
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
 from greenroom.database.engine import Database
 from greenroom.database.pages import Page
+from greenroom.database.scope import Scope
 from greenroom.errors import Conflict, ThreadNotFound
 from greenroom.identifiers import new_id
 from greenroom.threads import pruning, queries
@@ -25,7 +27,10 @@ SWEEP_LIMIT = 100
 
 
 def create(
-    database: Database, body: ThreadCreate, default_ttl: queries.Ttl | None = None
+    database: Database,
+    body: ThreadCreate,
+    default_ttl: queries.Ttl | None = None,
+    scope: Scope = None,
 ) -> tuple[Json, bool]:
     """Make a thread, without its supersteps; tell whether it is new.
 
@@ -39,40 +44,42 @@ def create(
         )
         found = None
         if made is None and body.if_exists == "do_nothing":
-            found = queries.find_thread(connection, thread_id)
+            found = queries.find_thread(connection, thread_id, scope)
     row = made or found
     if row is None:
         raise Conflict(f"Thread with ID {thread_id} already exists")
     return thread_object(row), made is not None
 
 
-def get(database: Database, thread_id: UUID, *, with_ttl: bool = False) -> Json:
+def get(
+    database: Database, thread_id: UUID, scope: Scope = None, *, with_ttl: bool = False
+) -> Json:
     """Read a thread.
 
     Raises:
         ThreadNotFound: no such thread.
     """
     with database.statement() as connection:
-        found = queries.find_thread(connection, thread_id)
+        found = queries.find_thread(connection, thread_id, scope)
     if found is None:
         raise ThreadNotFound(thread_id)
     return thread_object(found, with_ttl=with_ttl)
 
 
-def patch(database: Database, thread_id: UUID, body: ThreadPatch) -> Json:
+def patch(database: Database, thread_id: UUID, body: ThreadPatch, scope: Scope = None) -> Json:
     """Merge metadata at the top level; nulls are kept. A new ttl begins now.
 
     Raises:
         ThreadNotFound: no such thread.
     """
     with database.statement() as connection:
-        changed = queries.patch_thread(connection, thread_id, body.metadata, _ttl(body.ttl))
+        changed = queries.patch_thread(connection, thread_id, body.metadata, _ttl(body.ttl), scope)
     if changed is None:
         raise ThreadNotFound(thread_id)
     return thread_object(changed)
 
 
-def delete(database: Database, thread_id: UUID) -> list[UUID]:
+def delete(database: Database, thread_id: UUID, scope: Scope = None) -> list[UUID]:
     """Remove a thread with all that is its own, also while it is busy.
 
     Returns:
@@ -81,13 +88,13 @@ def delete(database: Database, thread_id: UUID) -> list[UUID]:
         ThreadNotFound: no such thread.
     """
     with database.transaction() as connection:
-        deleted = queries.delete_threads(connection, [thread_id])
+        deleted = queries.delete_threads(connection, [thread_id], scope)
     if not deleted.thread_ids:
         raise ThreadNotFound(thread_id)
     return deleted.running_run_ids
 
 
-def search(database: Database, body: ThreadSearch) -> tuple[list[Json], Page]:
+def search(database: Database, body: ThreadSearch, scope: Scope = None) -> tuple[list[Json], Page]:
     """Find threads, and tell the page that they are."""
     fields = tuple(dict.fromkeys(body.select or ()))
     paths = {alias: parse_path(path) for alias, path in (body.extract or {}).items()}
@@ -97,7 +104,11 @@ def search(database: Database, body: ThreadSearch) -> tuple[list[Json], Page]:
         page = queries.search_threads(
             connection,
             queries.conditions(
-                ids=body.ids, metadata=body.metadata, values=body.values, status=body.status
+                ids=body.ids,
+                metadata=body.metadata,
+                values=body.values,
+                status=body.status,
+                scope=scope,
             ),
             fields=needed,
             sort_by=body.sort_by,
@@ -108,16 +119,18 @@ def search(database: Database, body: ThreadSearch) -> tuple[list[Json], Page]:
     return [selected_thread(row, fields, paths) for row in page.rows], page
 
 
-def count(database: Database, body: ThreadCount) -> int:
+def count(database: Database, body: ThreadCount, scope: Scope = None) -> int:
     """Count threads."""
     with database.statement() as connection:
         return queries.count_threads(
             connection,
-            queries.conditions(metadata=body.metadata, values=body.values, status=body.status),
+            queries.conditions(
+                metadata=body.metadata, values=body.values, status=body.status, scope=scope
+            ),
         )
 
 
-def prune(database: Database, body: ThreadPrune) -> tuple[int, list[UUID]]:
+def prune(database: Database, body: ThreadPrune, scope: Scope = None) -> tuple[int, list[UUID]]:
     """Delete threads, or reduce each to its newest checkpoints.
 
     Busy threads are deleted, but not reduced: what runs on them needs its checkpoints.
@@ -128,12 +141,12 @@ def prune(database: Database, body: ThreadPrune) -> tuple[int, list[UUID]]:
     thread_ids = sorted(set(body.thread_ids))
     if body.strategy == "delete":
         with database.transaction() as connection:
-            deleted = queries.delete_threads(connection, thread_ids)
+            deleted = queries.delete_threads(connection, thread_ids, scope)
         return len(deleted.thread_ids), deleted.running_run_ids
     pruned = 0
     for thread_id in thread_ids:
         with database.transaction() as connection:
-            pruned += pruning.keep_latest(connection, thread_id)
+            pruned += pruning.keep_latest(connection, thread_id, scope)
     return pruned, []
 
 
@@ -152,27 +165,34 @@ def sweep_expired(database: Database, limit: int = SWEEP_LIMIT) -> int:
     return len(expired)
 
 
-def copy(database: Database, thread_id: UUID) -> Json:
+def copy(
+    database: Database,
+    thread_id: UUID,
+    changes: Mapping[str, Any] | None = None,
+    scope: Scope = None,
+) -> Json:
     """Make a thread with the same metadata, state and history, and no runs.
 
+    Args:
+        changes: of the metadata.
     Raises:
         ThreadNotFound: no such thread.
     """
     with database.statement() as connection:
-        made = queries.copy_thread(connection, thread_id, uuid4())
+        made = queries.copy_thread(connection, thread_id, uuid4(), changes, scope)
     if made is None:
         raise ThreadNotFound(thread_id)
     return thread_object(made)
 
 
-def read_storage(database: Database, thread_id: UUID) -> Json:
+def read_storage(database: Database, thread_id: UUID, scope: Scope = None) -> Json:
     """Tell how much is kept about a thread.
 
     Raises:
         ThreadNotFound: no such thread.
     """
     with database.statement() as connection:
-        row = queries.read_storage(connection, thread_id)
+        row = queries.read_storage(connection, thread_id, scope)
     if row is None:
         raise ThreadNotFound(thread_id)
     by_channel: dict[str, dict[str, int]] = row.by_channel

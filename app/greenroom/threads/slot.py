@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 
 from greenroom import wire
 from greenroom.database.engine import Database
+from greenroom.database.scope import Scope, is_visible
 from greenroom.errors import Conflict, ThreadNotFound
 from greenroom.identifiers import new_id
 from greenroom.queue.life import settle
@@ -32,9 +33,9 @@ NAMED_RUNS = 5
 
 TAKE_SLOT = text(
     """
-    SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
+    SELECT 1 FROM thread WHERE thread_id = :thread_id AND @visible FOR UPDATE;
     WITH target AS (
-        SELECT thread_id FROM thread WHERE thread_id = :thread_id
+        SELECT thread_id FROM thread WHERE thread_id = :thread_id AND @visible
     ), active AS (
         SELECT run_id, assistant_id FROM run
          WHERE thread_id = :thread_id AND status IN ('pending', 'running')
@@ -54,7 +55,7 @@ TAKE_SLOT = text(
     SELECT EXISTS (SELECT FROM target) AS found, EXISTS (SELECT FROM taken) AS taken,
            (SELECT assistant_id = :nobody FROM active LIMIT 1) AS is_update,
            ARRAY(SELECT run_id FROM active) AS run_ids
-    """
+    """.replace("@visible", is_visible("metadata"))
 )
 GIVE_BACK = text(
     """
@@ -86,7 +87,7 @@ class Slot:
     run_id: UUID
 
 
-def take_slot(database: Database, thread_id: UUID, graph_id: str) -> Slot:
+def take_slot(database: Database, thread_id: UUID, graph_id: str, scope: Scope = None) -> Slot:
     """Take a thread's slot; waits for another update, not for a run.
 
     Raises:
@@ -102,6 +103,7 @@ def take_slot(database: Database, thread_id: UUID, graph_id: str) -> Slot:
         "holder": HOLDER,
         "lease_seconds": LEASE_SECONDS,
         "named_runs": NAMED_RUNS,
+        "scope": scope,
     }
     give_up_at = time.monotonic() + PATIENCE_SECONDS
     pause_seconds = 0.01

@@ -7,13 +7,15 @@ created meanwhile starts from what the update left.
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
 from greenroom import wire
+from greenroom.auth.caller import ANYONE, Caller
 from greenroom.config import Project
 from greenroom.database.engine import Database
+from greenroom.database.scope import Scope
 from greenroom.errors import AppError, BadRequest, ThreadNotFound
 from greenroom.graphs.client import GraphsClient
 from greenroom.identifiers import new_id
@@ -48,6 +50,7 @@ def read(
     *,
     checkpoint: Mapping[str, Any] | None = None,
     subgraphs: bool = False,
+    caller: Caller = ANYONE,
 ) -> bytes:
     """Read the newest state, or that at a checkpoint, as JSON.
 
@@ -58,10 +61,10 @@ def read(
         GraphNotFound: langgraph.json no longer has the thread's graph.
     """
     if checkpoint is None and not subgraphs:
-        resting = read_resting(database, project, thread_id)
+        resting = read_resting(database, project, thread_id, caller.scope("threads"))
         if resting is not None:
             return resting
-    address = find_address(database, thread_id)
+    address = find_address(database, thread_id, caller)
     if address.graph_id is None:
         return wire.dumps(_empty_state(thread_id, checkpoint))
     return graphs.read_state(
@@ -73,14 +76,16 @@ def read(
     )
 
 
-def read_resting(database: Database, project: Project, thread_id: UUID) -> bytes | None:
+def read_resting(
+    database: Database, project: Project, thread_id: UUID, scope: Scope = None
+) -> bytes | None:
     """The newest state as the last run left it; None where only the graph can tell.
 
     Raises:
         ThreadNotFound: no such thread.
     """
     with database.direct() as connection:
-        row = queries.find_resting_state(connection, thread_id)
+        row = queries.find_resting_state(connection, thread_id, scope)
         if row is None:
             raise ThreadNotFound(thread_id)
         if row.snapshot is None or row.values is None or row.graph_id not in project.graphs:
@@ -89,13 +94,17 @@ def read_resting(database: Database, project: Project, thread_id: UUID) -> bytes
 
 
 def read_history(
-    database: Database, graphs: GraphsClient, thread_id: UUID, search: HistorySearch
+    database: Database,
+    graphs: GraphsClient,
+    thread_id: UUID,
+    search: HistorySearch,
+    caller: Caller = ANYONE,
 ) -> bytes:
     """Read states of all branches, newest first, as JSON.
 
     Raises: as `read`.
     """
-    address = find_address(database, thread_id)
+    address = find_address(database, thread_id, caller)
     if address.graph_id is None:
         return b"[]"
     checkpoint = search.checkpoint.model_dump(exclude_none=True) if search.checkpoint else None
@@ -116,6 +125,7 @@ def update(
     signals: Signals,
     thread_id: UUID,
     body: StateUpdate,
+    caller: Caller = ANYONE,
 ) -> Json:
     """Write a checkpoint as if a node had returned the values.
 
@@ -126,7 +136,7 @@ def update(
         BadRequest: the thread has no graph yet, or the graph refuses the update.
         Conflict: a run is pending or running.
     """
-    address = find_address(database, thread_id)
+    address = find_address(database, thread_id, caller)
 
     def write(graph_id: str) -> Json:
         return graphs.update_state(
@@ -138,7 +148,7 @@ def update(
             checkpoint=body.target,
         )
 
-    pointer = _write(database, signals, address, write)
+    pointer = _write(database, signals, address, write, caller.scope("threads"))
     _announce(graphs, signals, address)
     return pointer
 
@@ -166,6 +176,7 @@ def create_with_history(
     signals: Signals,
     body: ThreadCreate,
     default_ttl: queries.Ttl | None = None,
+    caller: Caller = ANYONE,
 ) -> Json:
     """Make a thread and write its supersteps; a thread that was there already stays as it is.
 
@@ -176,31 +187,32 @@ def create_with_history(
     """
     if body.supersteps and not body.metadata.get("graph_id"):
         raise BadRequest("supersteps need the graph: set metadata.graph_id to its id")
-    made, is_new = service.create(database, body, default_ttl)
+    made, is_new = service.create(database, body, default_ttl, caller.scope("threads"))
     if not (body.supersteps and is_new):
         return made
     thread_id: UUID = made["thread_id"]
     try:
-        _write_supersteps(database, graphs, signals, thread_id, body.supersteps)
+        _write_supersteps(database, graphs, signals, thread_id, body.supersteps, caller)
     except BaseException:
         service.delete(database, thread_id)
         raise
     return service.get(database, thread_id)
 
 
-def find_address(database: Database, thread_id: UUID) -> Address:
+def find_address(database: Database, thread_id: UUID, caller: Caller = ANYONE) -> Address:
     """Find a thread's graph, and the config that shapes it.
 
     Raises:
         ThreadNotFound: no such thread.
     """
     with database.statement() as connection:
-        row = queries.find_address(connection, thread_id)
+        row = queries.find_address(connection, thread_id, caller.scope("threads"))
     if row is None:
         raise ThreadNotFound(thread_id)
-    return Address(
-        thread_id, row.graph_id or None, _merge(row.assistant_config or {}, row.state_config or {})
-    )
+    config = _merge(row.assistant_config or {}, row.state_config or {})
+    if caller.user is not None:
+        config["configurable"] |= caller.configurable()
+    return Address(thread_id, row.graph_id or None, config)
 
 
 def _write_supersteps(
@@ -209,8 +221,10 @@ def _write_supersteps(
     signals: Signals,
     thread_id: UUID,
     supersteps: Sequence[Superstep],
+    caller: Caller,
 ) -> None:
-    address = find_address(database, thread_id)
+    # Its own thread, that nobody else knows of yet: what it may see plays no part.
+    address = find_address(database, thread_id, replace(caller, filters={}))
     steps = [step.model_dump(exclude_unset=True) for step in supersteps]
     _write(
         database,
@@ -221,7 +235,11 @@ def _write_supersteps(
 
 
 def _write(
-    database: Database, signals: Signals, address: Address, write: Callable[[str], Json]
+    database: Database,
+    signals: Signals,
+    address: Address,
+    write: Callable[[str], Json],
+    scope: Scope = None,
 ) -> Json:
     """Call the graphs process under the thread's slot, and show what it left on the thread."""
     if address.graph_id is None:
@@ -230,7 +248,7 @@ def _write(
             "runs have been made on this particular thread. Set metadata.graph_id to a graph's "
             "id, or make a run first."
         )
-    slot = take_slot(database, address.thread_id, address.graph_id)
+    slot = take_slot(database, address.thread_id, address.graph_id, scope)
     left: Json | None = None
     answer: Json = {}
     try:

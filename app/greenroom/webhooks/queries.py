@@ -20,6 +20,7 @@ from sqlalchemy import (
 )
 
 from greenroom.database.pages import AnyRow
+from greenroom.database.scope import Scope, visible
 from greenroom.database.tables import webhook_delivery as delivery
 
 HAS_ENDED = delivery.c.next_attempt_at.is_(None)
@@ -178,10 +179,14 @@ def sweep_ended(connection: Connection, age: timedelta, limit: int) -> None:
     connection.execute(delivery.delete().where(delivery.c.delivery_id.in_(old)))
 
 
-def list_for_run(connection: Connection, thread_id: UUID, run_id: UUID) -> Sequence[AnyRow]:
+def list_for_run(
+    connection: Connection, thread_id: UUID, run_id: UUID, scope: Scope = None
+) -> Sequence[AnyRow]:
     """The deliveries of a run, oldest first; `is_stateless`: the run itself is gone."""
     query = select(*COLUMNS, delivery.c.kept_run_id.is_(None).label("is_stateless")).where(
-        delivery.c.run_id == run_id, delivery.c.thread_id == thread_id
+        delivery.c.run_id == run_id,
+        delivery.c.thread_id == thread_id,
+        *visible(delivery.c.metadata, scope),
     )
     return connection.execute(query.order_by(delivery.c.created_at)).all()
 

@@ -4,6 +4,7 @@ from typing import Any
 from uuid import UUID
 
 from greenroom.database.engine import Database
+from greenroom.database.scope import Scope
 from greenroom.webhooks import policy, queries
 from greenroom.webhooks.policy import Resolver
 from greenroom.webhooks.settings import Rules
@@ -26,10 +27,12 @@ def check_url(rules: Rules, url: str, resolve: Resolver = policy.resolve) -> Non
         policy.check(rules, url, resolve)
 
 
-def list_for_run(database: Database, thread_id: UUID, run_id: UUID) -> list[dict[str, Any]]:
+def list_for_run(
+    database: Database, thread_id: UUID, run_id: UUID, scope: Scope = None
+) -> list[dict[str, Any]]:
     """The deliveries of a run, oldest first; empty: it owes none, or has not ended."""
     with database.statement() as connection:
-        rows = queries.list_for_run(connection, thread_id, run_id)
+        rows = queries.list_for_run(connection, thread_id, run_id, scope)
     return [dict(row._mapping) for row in rows]  # noqa: SLF001 (SQLAlchemy's public name)
 
 
