@@ -9,7 +9,7 @@ from greenroom.assistants.service import ensure_system_assistants
 from greenroom.assistants.views import assistants
 from greenroom.auth import settings as auth_settings
 from greenroom.config import Config, load_config
-from greenroom.contract import compression, cors, failures, measure
+from greenroom.contract import compression, cors, failures, http_settings, measure
 from greenroom.contract.guard import Guard, list_uncovered
 from greenroom.contract.services import Services
 from greenroom.crons.views import crons
@@ -26,7 +26,7 @@ from greenroom.signals.keys import Keys
 from greenroom.signals.sender import Signals
 from greenroom.store.views import store
 from greenroom.streaming.relay import Relay
-from greenroom.system.views import system
+from greenroom.system.views import health, system
 from greenroom.threads.state_views import states
 from greenroom.threads.views import threads
 from greenroom.webhooks.settings import read_settings
@@ -60,8 +60,13 @@ def create_app(config: Config | None = None) -> Flask:
     compression.install(app)
     cors.install(app, config.cors)
     measure.install(app)
+    disabled = http_settings.read_settings(config.project).disabled
     resources = (assistants, threads, states, runs, joins, protocol, crons, webhooks, store, system)
     for blueprint in resources:
+        if blueprint.name in disabled:
+            if blueprint is system:
+                app.register_blueprint(health, url_prefix=config.mount_prefix or None)
+            continue
         app.register_blueprint(blueprint, url_prefix=config.mount_prefix or None)
     require_contracts(app)
     if (guard := app.extensions["greenroom"].guard) is not None:
@@ -115,6 +120,7 @@ def build_services(config: Config) -> Services:
         assistants=KnownAssistants(database),
         graphs=graphs,
         guard=build_guard(config, graphs),
+        headers=http_settings.read_settings(config.project).headers,
         signals=Signals(client, keys),
         relay=Relay(
             connect(config.redis_uri),

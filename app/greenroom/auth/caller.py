@@ -34,6 +34,8 @@ class Caller:
     permissions: tuple[str, ...] = ()
     filters: Mapping[str, str] = field(default_factory=dict)
     """Per resource, what its rows must match."""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    """Of the request, those that runs are to learn of (`http.configurable_headers`)."""
     values: Mapping[tuple[str, str], Mapping[str, Any]] = field(default_factory=dict)
     """What the handlers left of their questions, by resource and action."""
 
@@ -45,6 +47,7 @@ class Caller:
     def configurable(self) -> dict[str, Any]:
         """What graphs are told about who calls (langgraph-json.md, section 4)."""
         return {
+            **self.headers,
             "user_id": self.identity,
             "langgraph_auth_user": self.user,
             "langgraph_auth_user_id": self.identity,

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, get_origin
 
 from flask import Response, g, request
@@ -95,7 +95,10 @@ def endpoint(
                 arguments["query"] = _validate(query_adapter, _query_values(query))
             if body_adapter is not None:
                 arguments["body"] = _validate(body_adapter, read_json())
-            g.caller = known if guard is None else guard.authorise(known, access, arguments)
+            caller = known if guard is None else guard.authorise(known, access, arguments)
+            if (rules := services().headers) is not None:
+                caller = replace(caller, headers=rules.choose(request.headers.items()))
+            g.caller = caller
             answer = view(**arguments)
             if isinstance(answer, Response):
                 return answer

@@ -7,6 +7,7 @@ from flask import current_app
 from greenroom.assistants.known import KnownAssistants
 from greenroom.config import Config
 from greenroom.contract.guard import Guard
+from greenroom.contract.http_settings import HeaderRules
 from greenroom.database.engine import Database
 from greenroom.graphs.client import GraphsClient
 from greenroom.signals.sender import Signals
@@ -25,6 +26,8 @@ class Services:
     relay: Relay
     guard: Guard | None = None
     """None: everybody may do everything."""
+    headers: HeaderRules | None = None
+    """Which headers of a request its run learns of; None: none."""
 
 
 def services() -> Services:
