@@ -4,6 +4,7 @@ import threading
 
 from flask import Flask
 
+from greenroom import encryption
 from greenroom.assistants.known import KnownAssistants
 from greenroom.assistants.service import ensure_system_assistants
 from greenroom.assistants.views import assistants
@@ -51,6 +52,9 @@ def create_app(config: Config | None = None) -> Flask:
     """
     config = config or load_config()
     configure_logs(config.log_level, as_json=config.log_json)
+    encryption.install(config.encryption_key, config.old_encryption_keys)
+    if config.plain_keys:
+        log.warning("metadata are not encrypted", setting="LANGGRAPH_AES_JSON_KEYS")
     app = Flask(__name__, static_folder=None)
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False

@@ -94,6 +94,12 @@ class Config:
     """What becomes of a request of a known caller that no handler covers: ALLOW or DENY."""
     auth_timeout_seconds: float = 10.0
     """How long one of the owner's auth handlers may take."""
+    encryption_key: str = field(default="", repr=False)
+    """Encrypts what is stored; empty: nothing is."""
+    plain_keys: str = ""
+    """LANGGRAPH_AES_JSON_KEYS: members of metadata that their owner takes to be encrypted."""
+    old_encryption_keys: tuple[str, ...] = field(default=(), repr=False)
+    """Of data that were written before the key was changed."""
     webhook_secret: str = field(default="", repr=False)
     """Signs what is sent to webhooks; empty: they are not signed."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -162,6 +168,13 @@ def load_config(
         auth_timeout_seconds=read.number(
             "GREENROOM_AUTH_TIMEOUT_SECONDS", Config.auth_timeout_seconds
         ),
+        encryption_key=_aes_key("LANGGRAPH_AES_KEY", read.text("LANGGRAPH_AES_KEY", "")),
+        plain_keys=read.text("LANGGRAPH_AES_JSON_KEYS", ""),
+        old_encryption_keys=tuple(
+            _aes_key("GREENROOM_AES_OLD_KEYS", each.strip())
+            for each in read.text("GREENROOM_AES_OLD_KEYS", "").split(",")
+            if each.strip()
+        ),
         webhook_secret=read.text("GREENROOM_WEBHOOK_SECRET", ""),
         environment=values,
         log_level=read.choice("LOG_LEVEL", Config.log_level, LOG_LEVELS),
@@ -169,6 +182,7 @@ def load_config(
     )
 
 
+AES_KEY_BYTES = (16, 24, 32)
 BAKED_BLOCKS = ("auth", "checkpointer", "encryption", "http", "store", "webhooks")
 """Blocks of langgraph.json that images carry in the environment, as LANGGRAPH_AUTH and so on."""
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -200,6 +214,11 @@ def load_project(path: Path, environment: Mapping[str, str]) -> Project:
         name = f"LANGGRAPH_{block.upper()}"
         if text := environment.get(name):
             raw[block] = _json_variable(name, text)
+    if raw.get("encryption"):
+        raise ConfigError(
+            f'{path}: "encryption" is not supported, and nothing would be encrypted by it: set '
+            "LANGGRAPH_AES_KEY instead"
+        )
     directory = path.resolve().parent
     return Project(
         directory=directory,
@@ -304,6 +323,12 @@ def without_password(uri: str) -> str:
     return urlunsplit(parts._replace(netloc=f"{parts.username or ''}:***@{host}"))
 
 
+def _aes_key(name: str, key: str) -> str:
+    if key and len(key.encode()) not in AES_KEY_BYTES:
+        raise ConfigError(f"{name}: a key must have 16, 24 or 32 bytes, not {len(key.encode())}")
+    return key
+
+
 def _mount_prefix(prefix: str) -> str:
     if prefix and not prefix.startswith("/"):
         raise ConfigError(f"MOUNT_PREFIX must begin with a slash, not {prefix!r}")
@@ -381,6 +406,14 @@ def export_project_environment(project: Project) -> None:
     """Give the user's code the `env` of langgraph.json; what the process already has wins."""
     for name, value in project.environment.items():
         os.environ.setdefault(name, value)
+
+
+def prefer_strict_msgpack() -> None:
+    """Have langgraph build no object from a checkpoint but those that a graph's schemas name.
+
+    To be called before langgraph is imported. An owner who has set the variable is obeyed.
+    """
+    os.environ.setdefault("LANGGRAPH_STRICT_MSGPACK", "true")
 
 
 def are_metrics_shared() -> bool:

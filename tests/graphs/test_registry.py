@@ -17,6 +17,7 @@ from greenroom.config import Project
 from greenroom.errors import GraphFault, GraphNotFound
 from greenroom.graphs.factories import GraphFactory
 from greenroom.graphs.registry import Registry, StaticGraph, load_registry
+from greenroom.graphs.users import with_user
 
 MakeProject = Callable[..., Project]
 
@@ -229,7 +230,7 @@ async def test_a_factory_sees_the_typed_runtime_of_a_run(make_project: MakeProje
 
     async with registry.open(
         "with_runtime",
-        {},
+        with_user({"configurable": {"langgraph_auth_user": {"identity": "u"}}}),
         checkpointer=None,
         store=store,
         access="threads.create_run",

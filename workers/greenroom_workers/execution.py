@@ -28,6 +28,7 @@ from greenroom.database.engine import Database
 from greenroom.errors import DatabaseUnavailable, LeaseLost
 from greenroom.graphs.checkpointer import FencedSaver
 from greenroom.graphs.registry import Registry
+from greenroom.graphs.serde import make_serde
 from greenroom.logs import get_logger
 from greenroom.queue import life
 from greenroom.queue.life import Claim, EndEvents, Outcome
@@ -205,6 +206,7 @@ class Executor:
         self.keys: Keys = signals.keys
         self.worker_id = worker_id
         self.wake_deliveries = wake_deliveries
+        self.serde = make_serde(config.project)
         self.active: dict[UUID, ActiveRun] = {}
         self.is_stopping = False
         self.strays: list[Stray] = []
@@ -531,6 +533,7 @@ class Executor:
             is_blank=claim.is_blank,
             awaits_commits=claim.kwargs["durability"] == "sync",
             before_writes=active.events_kept,
+            serde=self.serde,
         )
 
     async def _stream(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from greenroom import wire
+from greenroom.encryption import seal
 from greenroom.errors import DatabaseUnavailable, LeaseLost
 from greenroom.graphs.group_commit import translated
 from greenroom.logs import get_logger
@@ -225,7 +226,7 @@ class NumberedEvents:
             "token": self.lease.token,
             "first_seq": batch.first_seq,
             "last_seq": batch.next_seq - 1,
-            "spans": batch.frames,
+            "spans": seal(batch.frames),
         }
         with translated():
             async with self.io.pool.connection() as connection:

@@ -13,7 +13,7 @@ from uuid import UUID
 import dramatiq
 from dramatiq.errors import DramatiqError
 
-from greenroom import wire
+from greenroom import encryption, wire
 from greenroom.config import Config, export_project_environment, load_config
 from greenroom.database.deployment import find_deployment
 from greenroom.database.engine import Database
@@ -76,6 +76,7 @@ def main() -> None:
         config = load_config()
         configure_logs(config.log_level, as_json=config.log_json)
         export_project_environment(config.project)
+        encryption.install(config.encryption_key, config.old_encryption_keys)
         kind = ApartProcess if APART in sys.argv[1:] else WorkerProcess
         worker = kind(config)
     except ConfigError as error:

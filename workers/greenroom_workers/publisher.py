@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import Callable
 
+from greenroom.encryption import seal
 from greenroom.errors import DatabaseUnavailable, LeaseLost
 from greenroom.graphs.group_commit import translated
 from greenroom.logs import get_logger
@@ -197,7 +198,7 @@ class RunEvents:
             "token": self.lease.token,
             "first_seq": batch.first_seq,
             "last_seq": batch.next_seq - 1,
-            "frames": batch.frames,
+            "frames": seal(batch.frames),
         }
         with translated():
             async with self.io.pool.connection() as connection:

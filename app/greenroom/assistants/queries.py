@@ -16,6 +16,7 @@ from greenroom.database.engine import Statements
 from greenroom.database.pages import AnyRow, Page, read_page
 from greenroom.database.scope import Scope, is_visible, visible
 from greenroom.database.tables import assistant, assistant_version
+from greenroom.encryption import unseal
 from greenroom.identifiers import system_assistant_id
 
 COLUMNS = (
@@ -135,8 +136,8 @@ def find_for_run(
     return ForRun(
         row.assistant_id,
         row.graph_id,
-        wire.loads(bytes(row.config)),
-        wire.loads(bytes(row.context)),
+        wire.loads(unseal(row.config)),
+        wire.loads(unseal(row.context)),
         row.metadata,
         row.updated_at,
     )

@@ -23,24 +23,27 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import JSONB
 
-from greenroom import wire
+from greenroom import encryption, wire
 
 
 class JsonBytes(TypeDecorator[Any]):
-    """A payload that no query looks into: JSON text kept as bytes. SQL NULL is Python's None."""
+    """A payload that no query looks into: JSON text kept as bytes. SQL NULL is Python's None.
+
+    Encrypted where there is a key. Who binds or reads such a column by a text does so, too.
+    """
 
     impl = LargeBinary
     cache_ok = True
 
     def process_bind_param(self, value: Any, _dialect: Dialect) -> bytes | None:
         """Encode on the way in; bytes are taken as JSON already encoded."""
-        if value is None or isinstance(value, bytes):
-            return value
-        return wire.dumps(value)
+        if value is None:
+            return None
+        return encryption.seal(value if isinstance(value, bytes) else wire.dumps(value))
 
     def process_result_value(self, value: Any, _dialect: Dialect) -> Any:
         """Decode on the way out."""
-        return None if value is None else wire.loads(bytes(value))
+        return None if value is None else wire.loads(encryption.unseal(value))
 
 
 metadata = MetaData()

@@ -2,3 +2,7 @@
 
 The web process imports `client` alone; the other modules import langgraph or users' code.
 """
+
+from greenroom.config import prefer_strict_msgpack
+
+prefer_strict_msgpack()

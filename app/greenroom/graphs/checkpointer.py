@@ -27,13 +27,15 @@ from langgraph.checkpoint.base import (
 )
 from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.postgres.base import BasePostgresSaver
+from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.types import _DeltaSnapshot
 from psycopg.rows import DictRow
 
-from greenroom import wire
+from greenroom import encryption, wire
 from greenroom.graphs.checkpoint_clock import observe
 from greenroom.graphs.group_commit import NEWEST, Chain, CheckpointStore, Put, translated
 from greenroom.graphs.recent import Head, Recent, as_row
+from greenroom.graphs.serde import is_inline
 from greenroom.queue.life import Lease
 
 T = TypeVar("T")
@@ -75,16 +77,21 @@ class FencedSaver(BasePostgresSaver):
         is_blank: bool = False,
         awaits_commits: bool = True,
         before_writes: Callable[[], Awaitable[None]] | None = None,
+        serde: SerializerProtocol | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(serde=serde)
         self.before_writes = before_writes
         self.store = store
         self.lease = lease
         self.awaits_commits = awaits_commits
-        self.reader = PostgresSaver(store.reads)
         self._recent = Recent(is_blank=is_blank)
         self._chain = Chain()
         self._pending: deque[Put] = deque()
+
+    @property
+    def reader(self) -> PostgresSaver:
+        """Reads as this saver does: langgraph gives its copies other serializers."""
+        return PostgresSaver(self.store.reads, serde=self.serde)
 
     async def settled(self) -> None:
         """Return when everything is committed."""
@@ -174,7 +181,7 @@ class FencedSaver(BasePostgresSaver):
         if is_own and (head := self._recent.find(ns, checkpoint_id)) is not None:
             return self.reader._load_checkpoint_tuple(as_row(thread_id, ns, head))  # noqa: SLF001
         self._settle()
-        reader = RowReader(self.store.reads)
+        reader = RowReader(self.store.reads, serde=self.serde)
         with translated():
             found = reader.get_tuple(config)
             if found is not None:
@@ -295,14 +302,21 @@ class FencedSaver(BasePostgresSaver):
         ns = configurable.get("checkpoint_ns", "")
         inline: dict[str, Any] = {}
         blobs: dict[str, Any] = {}
+        apart: dict[str, Any] = {}
         for channel, value in checkpoint["channel_values"].items():
             if isinstance(value, _DeltaSnapshot):
                 inline[channel], blobs[channel] = True, value
-            elif is_inline(value):
-                inline[channel] = value
-            else:
+            elif not is_inline(value):
                 blobs[channel] = value
+            elif encryption.is_on():
+                apart[channel] = value
+            else:
+                inline[channel] = value
         versions = {c: v for c, v in new_versions.items() if c in blobs}
+        # Unchanged ones, too: before there was a key they had no blob.
+        known = checkpoint["channel_versions"]
+        versions |= {channel: known[channel] for channel in apart if channel in known}
+        blobs |= apart
         for *key, kind, blob in self._dump_blobs(thread_id, ns, blobs, versions):
             put.blobs[tuple(key)] = kind, blob  # type: ignore[index]
             put.size_bytes += len(blob or b"")
@@ -352,15 +366,3 @@ class FencedSaver(BasePostgresSaver):
             if thread_id == own:
                 row = task, index, (channel, kind, blob, path)
                 self._recent.wrote_tasks(ns, checkpoint_id, [row], replaces=is_special)
-
-
-def is_inline(value: Any) -> bool:
-    """Scalars live inside the checkpoint's JSONB, as langgraph's own saver has it.
-
-    Not text that JSONB cannot hold, nor numbers beyond JSON: both readers take a blob as well.
-    """
-    if isinstance(value, str):
-        return not wire.UNSTORABLE.search(value)
-    if isinstance(value, float):
-        return value - value == 0
-    return value is None or isinstance(value, bool | int)

@@ -21,7 +21,7 @@ import uvloop
 from langchain_core.runnables import RunnableConfig
 from langgraph_sdk import Auth
 
-from greenroom import wire
+from greenroom import encryption, wire
 from greenroom.auth.settings import read_settings
 from greenroom.config import Config, export_project_environment
 from greenroom.errors import (
@@ -329,6 +329,7 @@ def main(config: Config, call_seconds: float = CALL_SECONDS) -> None:
     """
     configure_logs(config.log_level, as_json=config.log_json)
     export_project_environment(config.project)
+    encryption.install(config.encryption_key, config.old_encryption_keys)
     registry = load_registry(config.project)
     auth = load_auth(config)
     listener = _listen(config.graphs_socket)

@@ -6,18 +6,27 @@ from dataclasses import dataclass
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
-from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple, get_checkpoint_id
+from langgraph.checkpoint.base import (
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    get_checkpoint_id,
+)
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.store.base import BaseStore
 from psycopg import AsyncConnection
 from psycopg.rows import DictRow
 from psycopg_pool import AsyncConnectionPool
 
+from greenroom import encryption
 from greenroom.config import Config
 from greenroom.graphs.checkpoint_clock import observe
 from greenroom.graphs.connections import PatientAsyncConnection, options
 from greenroom.graphs.group_commit import NEWEST
 from greenroom.graphs.long_term import open_store
+from greenroom.graphs.serde import Apart, Serializer, is_inline, make_serde
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
@@ -29,6 +38,24 @@ RECONNECT_SECONDS = 60.0
 
 class ObservingSaver(AsyncPostgresSaver):
     """langgraph's saver, whose updates become the newest checkpoints of their threads."""
+
+    async def aput(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        """See the base class. With a key no value stays in the checkpoint's JSON."""
+        if encryption.is_on():
+            values = checkpoint["channel_values"]
+            inline = {name: Apart(value) for name, value in values.items() if is_inline(value)}
+            checkpoint = {**checkpoint, "channel_values": {**values, **inline}}
+            # Unchanged ones, too: before there was a key they had no blob.
+            versions = checkpoint["channel_versions"]
+            unchanged = {name: versions[name] for name in inline if name in versions}
+            new_versions = {**unchanged, **new_versions}
+        return await super().aput(config, checkpoint, metadata, new_versions)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """See the base class."""
@@ -54,11 +81,12 @@ class Persistence:
 
     pool: Pool
     store: BaseStore
+    serde: Serializer
 
     @property
     def checkpointer(self) -> BaseCheckpointSaver[Any]:
         """A new saver for each use: langgraph's lets one caller at a time on its connections."""
-        return ObservingSaver(self.pool)
+        return ObservingSaver(self.pool, serde=self.serde)
 
 
 @asynccontextmanager
@@ -85,4 +113,4 @@ async def open_persistence(config: Config) -> AsyncIterator[Persistence]:
         open=False,
     )
     async with pool:
-        yield Persistence(pool, open_store(pool, config.project))
+        yield Persistence(pool, open_store(pool, config.project), make_serde(config.project))

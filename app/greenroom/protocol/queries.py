@@ -7,6 +7,7 @@ from sqlalchemy import Connection, text
 
 from greenroom import wire
 from greenroom.database.pages import AnyRow
+from greenroom.encryption import unseal
 from greenroom.queue.states import NOBODY
 
 NUMBER_EVENTS = text(
@@ -59,5 +60,5 @@ def lock_thread(connection: Connection, thread_id: UUID) -> str | None:
 def find_interrupts(connection: Connection, thread_id: UUID) -> frozenset[str]:
     """Ids of what the thread's last run asked for."""
     found = connection.execute(INTERRUPTS, {"thread_id": thread_id}).scalar_one_or_none()
-    by_task = wire.loads(bytes(found)) if found else {}
+    by_task = wire.loads(unseal(found)) if found else {}
     return frozenset(one["id"] for interrupts in by_task.values() for one in interrupts)

@@ -13,6 +13,7 @@ from greenroom.assistants.known import KnownAssistants
 from greenroom.auth.caller import ANYONE, Caller
 from greenroom.config import Project
 from greenroom.database.engine import Database
+from greenroom.encryption import unseal
 from greenroom.errors import AppError, Unavailable
 from greenroom.protocol import queries
 from greenroom.protocol.errors import CommandError, InvalidArgument, NoSuchInterrupt, NoSuchRun
@@ -258,7 +259,7 @@ def read_answers(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def has_answered(kwargs: Any, interrupt_ids: list[str]) -> bool:
     """Whether a run went on with an answer to one of these."""
-    command = wire.loads(bytes(kwargs)).get("command") or {}
+    command = wire.loads(unseal(kwargs)).get("command") or {}
     resume = command.get("resume")
     return isinstance(resume, dict) and any(one in resume for one in interrupt_ids)
 

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 from greenroom import wire
 from greenroom.database.engine import Statements
 from greenroom.database.scope import Scope
+from greenroom.encryption import seal
 from greenroom.errors import NotFound, ThreadBusy, ThreadStatusDiffers
 from greenroom.queue import outbox
 from greenroom.queue.life import settle
@@ -113,7 +114,7 @@ def admit_run(connection: Statements, new: NewRun, brings: NewThread | None = No
             "graph_id": new.graph_id,
             "multitask_strategy": new.multitask_strategy,
             "metadata": wire.dumps(new.metadata).decode(),
-            "kwargs": new.kwargs,
+            "kwargs": seal(new.kwargs),
             "webhook": new.webhook,
             "thread_metadata": wire.dumps(new.thread_metadata).decode(),
             "delay_seconds": max(0.0, new.delay_seconds),

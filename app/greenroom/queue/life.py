@@ -14,6 +14,7 @@ from sqlalchemy import Connection
 
 from greenroom import wire
 from greenroom.database.engine import Statements
+from greenroom.encryption import seal, seal_maybe, unseal
 from greenroom.queue import outbox
 from greenroom.queue.statements import STATEMENTS
 from greenroom.queue.states import CancelAction, RunStatus
@@ -141,7 +142,7 @@ def claim_run(
         assistant_id=row.assistant_id,
         graph_id=row.graph_id,
         metadata=row.metadata,
-        kwargs=wire.loads(bytes(row.kwargs)),
+        kwargs=wire.loads(unseal(row.kwargs)),
         attempt=row.attempt,
         cancel_action=CancelAction(row.cancel_action) if row.cancel_action else None,
         started_at=row.started_at,
@@ -194,7 +195,7 @@ def finish_run_if_owned(
         end_events: the same of generation 2.
     """
     name = "finish_temporary_run_if_owned" if is_temporary else "finish_run_if_owned"
-    error = wire.dumps(outcome.error) if outcome.error else None
+    error = seal(wire.dumps(outcome.error)) if outcome.error else None
     parameters: dict[str, Any] = {
         "run_id": lease.run_id,
         "thread_id": lease.thread_id,
@@ -204,22 +205,24 @@ def finish_run_if_owned(
         "error": error,
     }
     if is_temporary:
-        parameters["output"] = outcome.output or outcome.values
+        parameters["output"] = seal_maybe(outcome.output or outcome.values)
         parameters["result_seconds"] = RESULT_SECONDS
     else:
         parameters |= {
             "thread_status": outcome.thread_status,
-            "thread_error": wire.dumps(outcome.thread_error) if outcome.thread_error else None,
-            "config": outcome.config,
-            "values": outcome.values,
-            "output": outcome.output,
-            "interrupts": outcome.interrupts,
-            "snapshot": outcome.snapshot,
+            "thread_error": seal(wire.dumps(outcome.thread_error))
+            if outcome.thread_error
+            else None,
+            "config": seal(outcome.config),
+            "values": seal_maybe(outcome.values),
+            "output": seal_maybe(outcome.output),
+            "interrupts": seal(outcome.interrupts),
+            "snapshot": seal_maybe(outcome.snapshot),
             "end_seq": end_frame[0] if end_frame else 0,
-            "end_frame": end_frame[1] if end_frame else None,
+            "end_frame": seal(end_frame[1]) if end_frame else None,
             "first_event_seq": end_events.first_seq if end_events else None,
             "last_event_seq": end_events.last_seq if end_events else None,
-            "spans": end_events.spans if end_events else None,
+            "spans": seal(end_events.spans) if end_events else None,
         }
     row = connection.execute(STATEMENTS[name], parameters).one_or_none()
     return None if row is None else Finished(row.has_next, row.is_work_left)
@@ -314,7 +317,7 @@ def fail_exhausted_run(connection: Connection, lease: Lease, error: dict[str, st
             "run_id": lease.run_id,
             "thread_id": lease.thread_id,
             "lease_token": lease.token,
-            "error": wire.dumps(error),
+            "error": seal(wire.dumps(error)),
             "result_seconds": RESULT_SECONDS,
         },
     ).one_or_none()

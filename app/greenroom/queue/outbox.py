@@ -13,6 +13,7 @@ from sqlalchemy import Connection
 
 from greenroom import wire
 from greenroom.database.pages import AnyRow
+from greenroom.encryption import seal, unseal, unseal_maybe
 from greenroom.identifiers import new_id
 from greenroom.queue.statements import STATEMENTS
 from greenroom.queue.states import CancelAction, RunStatus
@@ -52,14 +53,14 @@ def owe(
     if notice.is_temporary:
         values = None
     elif values is None:
-        values = last.last_values
+        values = unseal_maybe(last.last_values)
     body = {
         "run_id": notice.run_id,
         "thread_id": notice.thread_id,
         "assistant_id": notice.assistant_id,
         "metadata": notice.metadata,
         "status": status,
-        "kwargs": public_kwargs(wire.loads(bytes(notice.kwargs))),
+        "kwargs": public_kwargs(wire.loads(unseal(notice.kwargs))),
         "multitask_strategy": notice.multitask_strategy,
         "created_at": notice.created_at,
         "updated_at": last.ended_at,
@@ -67,7 +68,7 @@ def owe(
         # Cancelled before it began: it took no time.
         "run_started_at": notice.started_at or last.ended_at,
         "run_ended_at": last.ended_at,
-        "values": None if values is None else orjson.Fragment(bytes(values)),
+        "values": None if values is None else orjson.Fragment(values),
     }
     if error is not None:
         body["error"] = error
@@ -80,7 +81,7 @@ def owe(
             "kept_run_id": None if notice.is_temporary else notice.run_id,
             "url": notice.webhook,
             "host": urlsplit(notice.webhook).netloc.lower(),
-            "body": wire.dumps(body),
+            "body": seal(wire.dumps(body)),
             "metadata": notice.thread_metadata,
         },
     )

@@ -18,6 +18,7 @@ from greenroom.contract.fields import UUID_FORM
 from greenroom.database.engine import Database
 from greenroom.database.pages import AnyRow
 from greenroom.database.scope import Scope
+from greenroom.encryption import unseal
 from greenroom.errors import InvalidRequest, NotFound, RunNotFound, ThreadNotFound
 from greenroom.identifiers import new_id
 from greenroom.queue.admission import (
@@ -574,7 +575,7 @@ def answer(database: Database, thread_id: UUID, run_id: UUID, scope: Scope = Non
     if row.status in {RunStatus.ERROR, RunStatus.TIMEOUT}:
         return wire.dumps({"__error__": row.error})
     body = row.output if row.output is not None else row.values
-    return b"{}" if body is None else bytes(body)
+    return b"{}" if body is None else unseal(body)
 
 
 UNKNOWN_RUN = wire.dumps({"__error__": {"error": "HTTPException", "message": "404: Run not found"}})

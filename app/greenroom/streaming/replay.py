@@ -7,6 +7,7 @@ from uuid import UUID
 from sqlalchemy import text
 
 from greenroom.database.engine import Database
+from greenroom.encryption import unseal
 from greenroom.streaming.frames import Batch, EventId, Kind
 
 PAGE = 200
@@ -40,7 +41,7 @@ def replay_run(database: Database, run_id: UUID, started_ms: int, from_seq: int)
                 started_ms,
                 row.first_seq,
                 row.last_seq - row.first_seq + 1,
-                bytes(row.frames),
+                unseal(row.frames),
             )
             from_seq = row.last_seq + 1
         if len(rows) < PAGE:

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 
 from greenroom import wire
 from greenroom.database.engine import Database
+from greenroom.encryption import seal, unseal
 from greenroom.streaming.frames import Batch, Kind
 from greenroom.streaming.replay import milliseconds
 from greenroom.streaming.spans import Event, make_event_frame, make_key, pack_spans
@@ -78,7 +79,7 @@ def read_page(database: Database, thread_id: UUID, from_seq: int) -> list[Batch]
             0,
             row.first_seq,
             row.last_seq - row.first_seq + 1,
-            bytes(row.spans),
+            unseal(row.spans),
         )
         for row in rows
     ]
@@ -109,7 +110,7 @@ def add_end(
     told = {"event": event, "graph_name": row.graph_id}
     batch = _end(run_id, row, told if error is None else {**told, "error": error})
     parameters = {"thread_id": thread_id, "run_id": run_id}
-    connection.execute(ADD, {**parameters, "seq": batch.first_seq, "spans": batch.frames})
+    connection.execute(ADD, {**parameters, "seq": batch.first_seq, "spans": seal(batch.frames)})
     return batch
 
 

@@ -7,6 +7,7 @@ import orjson
 
 from greenroom import wire
 from greenroom.database.pages import AnyRow
+from greenroom.encryption import unseal
 from greenroom.threads.extract import Path, follow
 
 Json = dict[str, Any]
@@ -66,7 +67,7 @@ def _raw(row: AnyRow, name: str) -> orjson.Fragment:
 
 def _bytes(row: AnyRow, name: str) -> bytes:
     value = row._mapping[name]  # noqa: SLF001 (SQLAlchemy's public name)
-    return ABSENT[name] if value is None else bytes(value)
+    return ABSENT[name] if value is None else unseal(value)
 
 
 def _ttl(row: AnyRow) -> Json | None:

@@ -4,10 +4,11 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID, uuid4
 
+from greenroom import encryption
 from greenroom.database.engine import Database
 from greenroom.database.pages import Page
 from greenroom.database.scope import Scope
-from greenroom.errors import Conflict, ThreadNotFound
+from greenroom.errors import BadRequest, Conflict, ThreadNotFound
 from greenroom.identifiers import new_id
 from greenroom.threads import pruning, queries
 from greenroom.threads.extract import parse_path
@@ -99,6 +100,7 @@ def search(database: Database, body: ThreadSearch, scope: Scope = None) -> tuple
     fields = tuple(dict.fromkeys(body.select or ()))
     paths = {alias: parse_path(path) for alias, path in (body.extract or {}).items()}
     # What is only extracted from must be read as well.
+    refuse_hidden_values(body)
     needed = {*fields, *(str(path[0]) for path in paths.values())} if fields else set()
     with database.statement() as connection:
         page = queries.search_threads(
@@ -119,8 +121,19 @@ def search(database: Database, body: ThreadSearch, scope: Scope = None) -> tuple
     return [selected_thread(row, fields, paths) for row in page.rows], page
 
 
+def refuse_hidden_values(body: ThreadCount) -> None:
+    """Refuse what Postgres cannot look for.
+
+    Raises:
+        BadRequest: a filter on values, which are encrypted.
+    """
+    if body.values and encryption.is_on():
+        raise BadRequest("values are encrypted: threads cannot be searched by them")
+
+
 def count(database: Database, body: ThreadCount, scope: Scope = None) -> int:
     """Count threads."""
+    refuse_hidden_values(body)
     with database.statement() as connection:
         return queries.count_threads(
             connection,

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 from greenroom import wire
 from greenroom.database.engine import Database
 from greenroom.database.scope import Scope, is_visible
+from greenroom.encryption import seal
 from greenroom.errors import Conflict, ThreadNotFound
 from greenroom.identifiers import new_id
 from greenroom.queue.life import settle
@@ -158,7 +159,7 @@ def _refresh(connection: Connection, thread_id: UUID, thread: dict[str, Any]) ->
         {
             "thread_id": thread_id,
             "status": thread["status"],
-            "values": wire.dumps(thread["values"]),
-            "interrupts": wire.dumps(thread["interrupts"]),
+            "values": seal(wire.dumps(thread["values"])),
+            "interrupts": seal(wire.dumps(thread["interrupts"])),
         },
     )

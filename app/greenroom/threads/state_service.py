@@ -16,6 +16,7 @@ from greenroom.auth.caller import ANYONE, Caller
 from greenroom.config import Project
 from greenroom.database.engine import Database
 from greenroom.database.scope import Scope
+from greenroom.encryption import unseal
 from greenroom.errors import AppError, BadRequest, ThreadNotFound
 from greenroom.graphs.client import GraphsClient
 from greenroom.identifiers import new_id
@@ -90,7 +91,7 @@ def read_resting(
             raise ThreadNotFound(thread_id)
         if row.snapshot is None or row.values is None or row.graph_id not in project.graphs:
             return None
-        return b'{"values":%b,%b' % (bytes(row.values), bytes(row.snapshot)[1:])
+        return b'{"values":%b,%b' % (unseal(row.values), unseal(row.snapshot)[1:])
 
 
 def read_history(

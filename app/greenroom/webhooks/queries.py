@@ -22,6 +22,7 @@ from sqlalchemy import (
 from greenroom.database.pages import AnyRow
 from greenroom.database.scope import Scope, visible
 from greenroom.database.tables import webhook_delivery as delivery
+from greenroom.encryption import unseal
 
 HAS_ENDED = delivery.c.next_attempt_at.is_(None)
 STATUS = case(
@@ -99,7 +100,7 @@ def claim_delivery(
     if row is None:
         return None
     return Claimed(
-        row.delivery_id, row.run_id, row.url, row.host, bytes(row.body), row.attempts, row.now
+        row.delivery_id, row.run_id, row.url, row.host, unseal(row.body), row.attempts, row.now
     )
 
 
