@@ -16,7 +16,7 @@ help:
 	@echo "make model     explore every interleaving of a model of runs, leases and cancels"
 	@echo "make bench     measure speed, beside the same graphs without a server (ARGS=--quick: a trial)"
 	@echo "make bench-peers  the same, beside other servers, too, which it installs below .bench"
-	@echo "make check     lint, format, types and import directions"
+	@echo "make check     lint, format, types, import directions, known holes in what we install"
 	@echo "make clean     remove .venv, .bench, caches and the embedded servers' data"
 
 install: $(STAMP)
@@ -57,7 +57,7 @@ check: $(STAMP)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/python -m pytest -q tests/test_layers.py
+	$(VENV)/bin/python -m pytest -q tests/test_layers.py tests/packaging/test_advisories.py
 
 clean:
 	rm -rf $(VENV) .bench .greenroom build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

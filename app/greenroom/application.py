@@ -10,7 +10,7 @@ from greenroom.assistants.service import ensure_system_assistants
 from greenroom.assistants.views import assistants
 from greenroom.auth import settings as auth_settings
 from greenroom.config import Config, load_config
-from greenroom.contract import compression, cors, failures, http_settings, measure
+from greenroom.contract import compression, cors, failures, http_settings, measure, protection
 from greenroom.contract.guard import Guard, list_uncovered
 from greenroom.contract.services import Services
 from greenroom.crons.views import crons
@@ -63,6 +63,7 @@ def create_app(config: Config | None = None) -> Flask:
     failures.install(app)
     compression.install(app)
     cors.install(app, config.cors)
+    protection.install(app)
     measure.install(app)
     disabled = http_settings.read_settings(config.project).disabled
     resources = (assistants, threads, states, runs, joins, protocol, crons, webhooks, store, system)

@@ -1,7 +1,9 @@
 """Structured logs: an event and its fields; a line for people, or JSON for machines."""
 
 import logging
+import re
 import sys
+from typing import Any
 
 # structlog takes rich along where somebody has installed it: a tenth of a second and 8 MB in each
 # process, for tracebacks that we do not show.
@@ -12,6 +14,19 @@ import structlog  # noqa: E402
 
 if not HAS_RICH:
     del sys.modules["rich"]
+
+SECRETS = (
+    # A password in a URI, whose user may stay.
+    (re.compile(r"(://[^:/@\s'\"]*:)[^@/\s'\"]+(?=@)"), r"\1***"),
+    (re.compile(r"(?i)\b((?:bearer|basic) )[\w.~+/=-]{8,}"), r"\1***"),
+    (
+        re.compile(
+            r"(?i)((?:x-api-key|authorization|cookie)['\"]?\s*[:=,]\s*['\"]?)[^\s'\",})]{4,}"
+        ),
+        r"\1***",
+    ),
+)
+"""What looks like a credential, wherever in a line or a traceback; and what stays of it."""
 
 
 def configure_logs(level: str, *, as_json: bool) -> None:
@@ -46,7 +61,11 @@ def configure_logs(level: str, *, as_json: bool) -> None:
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                renderer,
+                redact,
+            ],
         )
     )
     root = logging.getLogger()
@@ -55,6 +74,13 @@ def configure_logs(level: str, *, as_json: bool) -> None:
     # These tell every connection at INFO; their warnings stay.
     for chatty in ("httpx", "alembic", "uvicorn.access", "dramatiq", "psycopg.pool"):
         logging.getLogger(chatty).setLevel(max(logging.WARNING, root.level))
+
+
+def redact(_logger: Any, _name: str, line: Any) -> Any:
+    """Take credentials out of a rendered line: libraries quote what they could not use."""
+    for pattern, replacement in SECRETS:
+        line = pattern.sub(replacement, line)
+    return line
 
 
 def get_logger(name: str) -> structlog.stdlib.BoundLogger:

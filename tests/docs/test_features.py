@@ -57,3 +57,14 @@ def test_each_row_says_whether_the_reference_has_it() -> None:
     """Or leaves it open, where only the inside is concerned."""
     words = {reference.strip().partition(":")[0] for _, _, reference, _ in ROWS}
     assert words == {"yes", "more", "no", "-"}
+
+
+def test_each_claim_of_the_threat_model_names_a_test_that_exists() -> None:
+    """What stops an attack is shown, or not claimed."""
+    text = (ROOT / "SECURITY.md").read_text()
+    named = TEST.findall(text)
+    assert len(named) > 30
+    for file, name in named:
+        functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+        nodes = ast.parse((ROOT / file).read_text()).body
+        assert name in {node.name for node in nodes if isinstance(node, functions)}, (file, name)

@@ -121,4 +121,4 @@ def test_a_failure_leaves_no_plan_in_doubt(single: Database) -> None:
         connection.execute(broken, {"number": 0})
     with single.direct() as connection:
         assert connection.execute(broken, {"number": 1}).one().answer == 1
-        assert connection.execute(RESTING_STATE, {"thread_id": thread_id}) == []
+        assert connection.execute(RESTING_STATE, {"thread_id": thread_id, "scope": None}) == []
