@@ -1,8 +1,10 @@
 """The web process's application: everything is made here, and nothing below imports this."""
 
 import threading
+from typing import TYPE_CHECKING
 
 from flask import Flask
+from redis import Redis
 
 from greenroom import encryption
 from greenroom.assistants.known import KnownAssistants
@@ -32,6 +34,9 @@ from greenroom.threads.state_views import states
 from greenroom.threads.views import threads
 from greenroom.webhooks.settings import read_settings
 from greenroom.webhooks.views import webhooks
+
+if TYPE_CHECKING:
+    from greenroom.contract.rate import RateLimit
 
 log = get_logger(__name__)
 
@@ -65,6 +70,10 @@ def create_app(config: Config | None = None) -> Flask:
     cors.install(app, config.cors)
     protection.install(app)
     measure.install(app)
+    if config.rate_limit:
+        from greenroom.contract import rate  # noqa: PLC0415 (its library is for those who use it)
+
+        rate.install(app)
     disabled = http_settings.read_settings(config.project).disabled
     resources = (assistants, threads, states, runs, joins, protocol, crons, webhooks, store, system)
     for blueprint in resources:
@@ -125,6 +134,7 @@ def build_services(config: Config) -> Services:
         assistants=KnownAssistants(database),
         graphs=graphs,
         guard=build_guard(config, graphs),
+        rate=build_rate_limit(config, client, keys),
         headers=http_settings.read_settings(config.project).headers,
         signals=Signals(client, keys),
         relay=Relay(
@@ -149,3 +159,12 @@ def build_guard(config: Config, graphs: GraphsClient) -> Guard | None:
             remedy="set GREENROOM_API_KEYS, or auth.path in langgraph.json",
         )
     return None
+
+
+def build_rate_limit(config: Config, client: Redis, keys: Keys) -> "RateLimit | None":
+    """What counts requests; None where nothing is limited."""
+    if not config.rate_limit:
+        return None
+    from greenroom.contract.rate import RateLimit  # noqa: PLC0415 (as above)
+
+    return RateLimit(config.rate_limit, config.redis_uri, client, keys)

@@ -100,6 +100,8 @@ class Config:
     """LANGGRAPH_AES_JSON_KEYS: members of metadata that their owner takes to be encrypted."""
     old_encryption_keys: tuple[str, ...] = field(default=(), repr=False)
     """Of data that were written before the key was changed."""
+    rate_limit: str = ""
+    """Requests of one caller, like `100/minute`; empty: any number."""
     webhook_secret: str = field(default="", repr=False)
     """Signs what is sent to webhooks; empty: they are not signed."""
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -175,6 +177,7 @@ def load_config(
             for each in read.text("GREENROOM_AES_OLD_KEYS", "").split(",")
             if each.strip()
         ),
+        rate_limit=read.text("GREENROOM_RATE_LIMIT", ""),
         webhook_secret=read.text("GREENROOM_WEBHOOK_SECRET", ""),
         environment=values,
         log_level=read.choice("LOG_LEVEL", Config.log_level, LOG_LEVELS),

@@ -7,16 +7,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.store.memory import InMemoryStore
 
-from greenroom.config import Project
+from greenroom.config import GraphEntry, Project
 from greenroom.errors import GraphFault, GraphNotFound
 from greenroom.graphs.factories import GraphFactory
-from greenroom.graphs.registry import Registry, StaticGraph, load_registry
+from greenroom.graphs.registry import Registry, StaticGraph, load_attribute, load_registry
 from greenroom.graphs.users import with_user
 
 MakeProject = Callable[..., Project]
@@ -469,3 +470,19 @@ async def test_the_same_directory_is_added_to_the_path_once(make_project: MakePr
     load(make_project, "compiled")
 
     assert len(sys.path) == length
+
+
+def test_an_attribute_beside_a_graph_comes_from_the_same_module(tmp_path: Path) -> None:
+    """A file that graphs come from is executed once, whoever else names it."""
+    (tmp_path / "agent.py").write_text(
+        "from langgraph.graph import START, StateGraph\n"
+        "class Note: ...\n"
+        "graph = StateGraph(dict).add_node('n', lambda s: s).add_edge(START, 'n')\n"
+    )
+    entry = GraphEntry("agent", "./agent.py:graph")
+    project = Project(directory=tmp_path, graphs={"agent": entry})
+    registry = load_registry(project)
+    assert registry.broken == {}
+    first = load_attribute(project, "./agent.py:Note", "auth.path")
+    assert load_attribute(project, "./agent.py:Note", "auth.path") is first
+    assert sys.modules[first.__module__].Note is first

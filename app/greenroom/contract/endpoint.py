@@ -90,6 +90,8 @@ def endpoint(
             guard = services().guard
             # Before anything else is read: who is not known learns nothing about the request.
             known = ANYONE if guard is None or access is OPEN else guard.identify()
+            if (rate := services().rate) is not None and access is not OPEN:
+                rate.take(known)
             arguments = {name: _path_value(name, value) for name, value in path.items()}
             if query is not None and query_adapter is not None:
                 arguments["query"] = _validate(query_adapter, _query_values(query))

@@ -1,6 +1,7 @@
 """What views work with: one set per process, hung on the Flask application."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from flask import current_app
 
@@ -12,6 +13,10 @@ from greenroom.database.engine import Database
 from greenroom.graphs.client import GraphsClient
 from greenroom.signals.sender import Signals
 from greenroom.streaming.relay import Relay
+
+if TYPE_CHECKING:
+    # Loaded only where there is a limit.
+    from greenroom.contract.rate import RateLimit
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +31,8 @@ class Services:
     relay: Relay
     guard: Guard | None = None
     """None: everybody may do everything."""
+    rate: "RateLimit | None" = None
+    """How many requests a caller may make; None: any number."""
     headers: HeaderRules | None = None
     """Which headers of a request its run learns of; None: none."""
 

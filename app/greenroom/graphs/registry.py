@@ -193,8 +193,12 @@ def load_attribute(project: Project, path: str, key: str) -> Any:
     """
     location, _, attribute = path.rpartition(":")
     _extend_path(project)
+    # A file that has graphs, too, is not executed twice: its classes would be others.
+    file = (project.directory / location).resolve()
+    known = sys.modules.get(_module_name(location))
+    modules = {file: known} if known and getattr(known, "__file__", None) == str(file) else {}
     try:
-        module = _import(location, project.directory, {})
+        module = _import(location, project.directory, modules)
     except LoadError as error:
         raise ConfigError(f"{key}: {error}") from error
     except (Exception, SystemExit) as error:  # the owner's code

@@ -38,6 +38,11 @@ class Keys:
         return self.name("attempt", run_id)
 
     @property
+    def rates(self) -> str:
+        """Prefix of counters of requests, one for each caller; each lives as long as its window."""
+        return self.name("rates")
+
+    @property
     def control(self) -> str:
         """Channel on which every worker process hears the wishes to cancel; holds nothing."""
         return self.name("control")
