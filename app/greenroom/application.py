@@ -58,6 +58,8 @@ def create_app(config: Config | None = None) -> Flask:
     config = config or load_config()
     configure_logs(config.log_level, as_json=config.log_json)
     encryption.install(config.encryption_key, config.old_encryption_keys)
+    for key in http_settings.list_not_served(config.project):
+        log.warning("langgraph.json asks for what is not there yet", key=key)
     if config.plain_keys:
         log.warning("metadata are not encrypted", setting="LANGGRAPH_AES_JSON_KEYS")
     app = Flask(__name__, static_folder=None)

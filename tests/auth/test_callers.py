@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from deployment import Deployment, events_of, join, new_thread, start, until
+from deployment import Deployment, events_of, free_port, join, new_thread, start, until
 from langgraph_sdk import get_sync_client
 
 from greenroom.auth.cache import CallerCache
@@ -137,6 +137,24 @@ def test_a_stateless_runs_output_stays_its_callers(ann: httpx.Client, bob: httpx
     assert bob.get(path).json() == {
         "__error__": {"error": "HTTPException", "message": "404: Run not found"}
     }
+
+
+def test_the_log_of_a_stateless_runs_webhook_stays_its_callers(
+    ann: httpx.Client, bob: httpx.Client
+) -> None:
+    """The run and its thread have gone; what was owed to the webhook knows whose it was."""
+    webhook = f"http://127.0.0.1:{free_port()}/secret"
+    run = ann.post("/runs", json={**ECHO, "webhook": webhook}).json()
+    path = f"/threads/{run['thread_id']}/runs/{run['run_id']}/webhooks"
+
+    def listed() -> Any:
+        answer = ann.get(path)
+        return answer.json() if answer.status_code == 200 else None
+
+    (delivery,) = until(listed)
+    assert delivery["url"] == webhook
+    assert ann.get(f"/threads/{run['thread_id']}").status_code == 404
+    assert bob.get(path).status_code == 404
 
 
 def test_an_idempotency_key_is_its_callers(ann: httpx.Client, bob: httpx.Client) -> None:

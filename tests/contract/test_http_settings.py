@@ -11,7 +11,7 @@ import pytest
 from deployment import PROJECT, Deployment
 
 from greenroom.config import Project
-from greenroom.contract.http_settings import read_settings
+from greenroom.contract.http_settings import list_not_served, read_settings
 from greenroom.errors import ConfigError
 
 HTTP = {
@@ -90,6 +90,14 @@ def test_patterns_give_no_credentials_away(rules: Any, chosen: set[str]) -> None
     found = read_settings(project_of({"configurable_headers": rules})).headers
     assert found is not None
     assert set(found.choose(given)) == chosen
+
+
+def test_what_is_asked_for_and_not_there_is_named() -> None:
+    """So that nobody waits for routes or priorities that never come."""
+    raw = {"http": {"app": "./app.py:app"}, "priority": {"path": "./p.py:p"}}
+    project = Project(directory=Path(), graphs={}, raw=raw)
+    assert list_not_served(project) == ["http.app", "priority.path"]
+    assert list_not_served(project_of({"disable_store": True})) == []
 
 
 @pytest.mark.parametrize(

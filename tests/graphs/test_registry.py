@@ -472,7 +472,7 @@ async def test_the_same_directory_is_added_to_the_path_once(make_project: MakePr
     assert len(sys.path) == length
 
 
-def test_an_attribute_beside_a_graph_comes_from_the_same_module(tmp_path: Path) -> None:
+async def test_an_attribute_beside_a_graph_comes_from_the_same_module(tmp_path: Path) -> None:
     """A file that graphs come from is executed once, whoever else names it."""
     (tmp_path / "agent.py").write_text(
         "from langgraph.graph import START, StateGraph\n"

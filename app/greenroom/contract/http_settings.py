@@ -17,6 +17,8 @@ GROUPS = {
     "meta": ("system",),
 }
 """What each `disable_` key takes away: names of blueprints. Of `meta`, /ok stays."""
+NOT_SERVED = ("http.app", "priority.path")
+"""Keys of langgraph.json that lead to code of the owner's which is not run yet."""
 ALSO_KNOWN = ("mcp", "a2a", "ui", "webhooks")
 """Keys of the same form that are not about routes of these."""
 CREDENTIALS = frozenset({"authorization", "cookie", "proxy-authorization", "x-api-key"})
@@ -71,6 +73,16 @@ def read_settings(project: Project) -> HttpSettings:
         one for name, all_ in GROUPS.items() if block.get(f"disable_{name}") for one in all_
     }
     return HttpSettings(frozenset(disabled), _headers(block.get("configurable_headers")))
+
+
+def list_not_served(project: Project) -> list[str]:
+    """What the file asks for, and does not get."""
+    return [
+        key
+        for key in NOT_SERVED
+        if isinstance(block := project.raw.get(key.partition(".")[0]), Mapping)
+        and block.get(key.partition(".")[2])
+    ]
 
 
 def _headers(block: Any) -> HeaderRules | None:
