@@ -120,7 +120,7 @@ def test_headers_of_proxies_and_studios_open_nothing(
 
 @pytest.mark.parametrize("path", ["/threads/{t}/stream", "/threads/{t}/stream/events", "/ws", "/"])
 def test_a_websocket_does_not_get_round_the_door(guarded: Deployment, hers: str, path: str) -> None:
-    """There is none: an upgrade is answered as the request without it."""
+    """An upgrade asks who calls, as any request does, and is none on other paths."""
     answer = say(
         guarded,
         f"GET {path.replace('{t}', hers)} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, close\r\n"

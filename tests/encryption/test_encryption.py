@@ -73,6 +73,10 @@ def leave_traces(client: httpx.Client) -> dict[str, Any]:
     }
     with streaming(client, path, body) as events:
         assert SECRET in str(list(events))
+    command = {"assistant_id": "echo", "input": said}
+    sent = {"id": 1, "method": "run.start", "params": command}
+    started = client.post(f"/threads/{thread_id}/commands", json=sent).json()
+    join(client, {"thread_id": thread_id, "run_id": started["result"]["run_id"]})
     update = {"values": {"text": f"{SECRET} again", "trail": [SECRET]}}
     assert client.post(f"/threads/{thread_id}/state", json=update).status_code == 200
     assistant = client.post(
