@@ -127,6 +127,8 @@ def questions(backlog: Backlog) -> Iterator[tuple[str, str, dict[str, Any]]]:
 def plan_of(deployment: Deployment, statement: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """The plan of a statement's last part as it is executed; what it changes is undone."""
     *before, last = STATEMENTS[statement].text.split(";")
+    # What most calls leave out.
+    values = {**STATEMENTS[statement].compile().params, **values}
     with deployment.database.statement() as connection:
         connection.execute(text("BEGIN"))
         for part in before:
