@@ -14,6 +14,7 @@ import dramatiq
 from dramatiq.errors import DramatiqError
 
 from greenroom import encryption, wire
+from greenroom.collector import calm_collector
 from greenroom.config import Config, export_project_environment, load_config
 from greenroom.database.deployment import find_deployment
 from greenroom.database.engine import Database
@@ -83,6 +84,7 @@ def main() -> None:
         sys.stderr.write(f"greenroom: {error}\n")
         sys.exit(os.EX_CONFIG)
     worker.start()
+    calm_collector()
     while not stopping.wait(PULSE_SECONDS) and not worker.is_done:
         # Its thread is the C library's own: it works while nobody can have the interpreter.
         faulthandler.dump_traceback_later(FROZEN_SECONDS, exit=True)

@@ -23,6 +23,7 @@ from langgraph_sdk import Auth
 
 from greenroom import encryption, wire
 from greenroom.auth.settings import read_settings
+from greenroom.collector import calm_collector
 from greenroom.config import Config, export_project_environment
 from greenroom.errors import (
     AppError,
@@ -336,6 +337,7 @@ def main(config: Config, call_seconds: float = CALL_SECONDS) -> None:
     # uvicorn stops at these by itself, and raises them once more afterwards: ended is enough.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
+    calm_collector()
     log.info("graphs loaded", loaded=len(registry.loaded), broken=sorted(registry.broken))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(config, registry, auth, listener, call_seconds))

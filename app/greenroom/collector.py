@@ -1,0 +1,18 @@
+"""The garbage collector of a process that has imported much and is busy."""
+
+import gc
+from typing import Final
+
+THRESHOLDS: Final = (10_000, 10, 10)
+"""Of Python's 700, 10, 10 the first: a run makes some thousand objects that go without its help."""
+
+
+def calm_collector() -> None:
+    """Have it pass over all that exists now, which stays, and look less often at what comes.
+
+    Once, when everything is imported. In a worker that executes short runs it took a sixth of the
+    CPU before.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*THRESHOLDS)
