@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -204,8 +204,13 @@ class Deployment:
         with self.database.statement() as connection:
             return connection.execute(text(sql), parameters).scalar()
 
-    def assert_consistent(self) -> None:
-        """What must hold after every scenario, whatever happened."""
+    def assert_consistent(self, unforked: Collection[str] | None = None) -> None:
+        """What must hold after every scenario, whatever happened.
+
+        Args:
+            unforked: ids of the threads on which nobody went back to an earlier checkpoint; None
+                means all.
+        """
         until(
             lambda: self.value(
                 "SELECT count(*) = 0 FROM run WHERE status IN ('pending', 'running')"
@@ -215,9 +220,11 @@ class Deployment:
         assert self.value(busy) == 0, "a thread is busy without an active run"
         twins = (
             "SELECT count(*) FROM (SELECT thread_id FROM checkpoints WHERE checkpoint_ns = '' "
+            "AND (CAST(:ids AS text[]) IS NULL OR thread_id = ANY (:ids)) "
             "GROUP BY thread_id, parent_checkpoint_id HAVING count(*) > 1) AS fork"
         )
-        assert self.value(twins) == 0, "a checkpoint has two children"
+        ids = None if unforked is None else list(unforked)
+        assert self.value(twins, ids=ids) == 0, "a checkpoint has two children"
         orphans = (
             "SELECT count(*) FROM checkpoints "
             "WHERE thread_id NOT IN (SELECT thread_id::text FROM thread)"

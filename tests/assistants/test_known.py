@@ -1,6 +1,7 @@
 """Runs are made from the assistant as it is, whichever process has seen which version of it."""
 
 from collections.abc import Iterator
+from typing import Any
 from uuid import uuid4
 
 import httpx
@@ -30,6 +31,12 @@ def context_of_run(http: httpx.Client, assistant_id: str) -> object:
     """Create a run that will not start for now; what it took from its assistant."""
     body = {"assistant_id": assistant_id, "after_seconds": 3600}
     run = http.post(f"/threads/{new_thread(http)}/runs", json=body).raise_for_status().json()
+    return context_of(http, run)
+
+
+def context_of(http: httpx.Client, run: dict[str, Any]) -> object:
+    """What a run took from its assistant; the run goes."""
+    http.delete(f"/threads/{run['thread_id']}/runs/{run['run_id']}").raise_for_status()
     return run["kwargs"]["context"]["version"]
 
 
@@ -62,15 +69,15 @@ def test_every_way_to_make_a_run_finds_out(webs: tuple[httpx.Client, httpx.Clien
     assert context_of_run(one, assistant_id) == version
     version = change()
     made = one.post("/runs/batch", json=[body, body]).raise_for_status().json()
-    assert [run["kwargs"]["context"]["version"] for run in made] == [version, version]
+    assert [context_of(one, run) for run in made] == [version, version]
     version = change()
     headers = {"idempotency-key": str(uuid4())}
     run = one.post(path, json=body, headers=headers).raise_for_status().json()
-    assert run["kwargs"]["context"]["version"] == version
+    assert context_of(one, run) == version
     version = change()
     asked = {**body, "multitask_strategy": "interrupt"}
     run = one.post(path, json=asked).raise_for_status().json()
-    assert run["kwargs"]["context"]["version"] == version
+    assert context_of(one, run) == version
 
 
 def test_a_deleted_assistant_is_gone_everywhere(webs: tuple[httpx.Client, httpx.Client]) -> None:

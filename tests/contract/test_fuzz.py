@@ -112,7 +112,8 @@ def test_every_answer_is_one_that_the_document_declares(server: Deployment, worl
 
     assert not faults, "\n\n".join(f"{label}\n{fault}" for label, fault in faults.items())
     assert count >= LEAST_CASES
-    server.assert_consistent()
+    # Some of the requests fork threads.
+    server.assert_consistent(unforked=())
 
 
 def fuzz(
