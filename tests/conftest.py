@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+import greenroom.graphs  # noqa: F401 (before langgraph: it decides how strict that is)
 from greenroom.cli.embedded import EmbeddedPostgres
 from greenroom.config import Config, Project
 from greenroom.database.engine import Database
