@@ -255,6 +255,13 @@ def test_deleting_a_busy_thread_leaves_no_row_anywhere(
         )
         connection.execute(
             text(
+                "INSERT INTO thread_event (thread_id, first_seq, last_seq, run_id, spans) "
+                "VALUES (:thread_id, 1, 1, :run_id, '')"
+            ),
+            {"run_id": run_id, "thread_id": ran},
+        )
+        connection.execute(
+            text(
                 "INSERT INTO idempotency_key "
                 "(key, fingerprint, thread_id, run_id, response, expires_at) "
                 "VALUES (gen_random_uuid(), '', :thread_id, :run_id, '{}', now())"
