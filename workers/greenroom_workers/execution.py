@@ -356,6 +356,13 @@ class Executor:
             "message": "the graph called sys.exit, which ends its run alone",
         }
         outcome = outcome_of(active.claim, None, None, status=RunStatus.ERROR, error=described)
+        # After the end nothing is kept any more. On a loop of its own: on the run's, what the exit
+        # has interrupted would go on.
+        apart = asyncio.new_event_loop()
+        try:
+            apart.run_until_complete(active.events.flushed())
+        finally:
+            apart.close()
         return active.loop.run_until_complete(self._conclude(active, active.events, outcome))
 
     async def _run(self, active: ActiveRun) -> str:
