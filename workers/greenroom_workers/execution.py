@@ -277,6 +277,7 @@ class Executor:
         except (SystemExit, KeyboardInterrupt) as error:
             status = self._end_after_exit(active, error)
         except GraphStuck:
+            flush_apart(active)
             outcome = self._classify(active, None, None, None)
             status = loop.run_until_complete(self._conclude(active, active.events, outcome))
         finally:
@@ -356,13 +357,7 @@ class Executor:
             "message": "the graph called sys.exit, which ends its run alone",
         }
         outcome = outcome_of(active.claim, None, None, status=RunStatus.ERROR, error=described)
-        # After the end nothing is kept any more. On a loop of its own: on the run's, what the exit
-        # has interrupted would go on.
-        apart = asyncio.new_event_loop()
-        try:
-            apart.run_until_complete(active.events.flushed())
-        finally:
-            apart.close()
+        flush_apart(active)
         return active.loop.run_until_complete(self._conclude(active, active.events, outcome))
 
     async def _run(self, active: ActiveRun) -> str:
@@ -716,6 +711,20 @@ class Executor:
         with self.database.statement() as connection:
             life.release_run(connection, claim.lease, delay_seconds=delay_seconds, is_charged=True)
         return "to be tried again"
+
+
+def flush_apart(active: ActiveRun) -> None:
+    """Wait until all that a broken-off run has told is in the logs: after its end nothing is kept.
+
+    On a loop of its own: on the run's, what was broken off would go on meanwhile.
+    """
+    apart = asyncio.new_event_loop()
+    try:
+        apart.run_until_complete(active.events.flushed())
+        if active.protocol is not None:
+            apart.run_until_complete(active.protocol.events.flushed())
+    finally:
+        apart.close()
 
 
 def is_temporary(claim: Claim) -> bool:
