@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import httpx
-from deployment import Deployment, get, join, new_thread, start, until
+from deployment import Deployment, events_of, get, join, new_thread, start, until
 from ledger import Ledger
 from report import Scenario
 
@@ -21,10 +21,14 @@ def test_a_run_that_kills_every_worker_ends_as_an_error(
         run = ledger.accept(start(http, new_thread(http), "hostile", input={"kind": "die"}))
         for _ in range(3):
             deployment.run_doomed_worker()
-        with one.recovery():
-            deployment.start_worker()
+        path = f"/threads/{run['thread_id']}/runs/{run['run_id']}/stream"
+        with http.stream("GET", path) as response:
+            with one.recovery():
+                deployment.start_worker()
+                events = list(events_of(response))
             answer = join(http, run)
         assert get(http, run)["status"] == "error"
+        assert events[-1][:2] == ("error", answer["__error__"])
     assert answer["__error__"]["error"] == "WorkerLost"
     assert "3 attempts" in answer["__error__"]["message"]
     ledger.check()

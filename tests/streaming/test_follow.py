@@ -4,8 +4,8 @@ from uuid import uuid4
 
 import pytest
 
-from greenroom.streaming.follow import ThreadStream
-from greenroom.streaming.frames import Batch, EventId, Kind, make_frame
+from greenroom.streaming.follow import HELD_BYTES, ThreadStream
+from greenroom.streaming.frames import Batch, EventId, Kind, make_end, make_frame
 
 RUN = uuid4()
 FRAMES = b"".join(make_frame("values", b"%d" % number, None) for number in range(4, 8))
@@ -36,3 +36,41 @@ def test_a_batch_that_comes_again_is_left_out() -> None:
     assert stream.accept(EVENTS) == b""
     assert len(ids_of(stream.accept(END))) == 1
     assert stream.accept(END) == b""
+
+
+def names_of(frames: bytes) -> list[str]:
+    """The events, in order."""
+    lines = frames.decode().splitlines()
+    return [line.removeprefix("event: ") for line in lines if line.startswith("event: ")]
+
+
+def test_the_next_run_waits_for_an_end_that_comes_late() -> None:
+    """The end of a run comes from one worker, the beginning of the next from another."""
+    stream = ThreadStream(frozenset({"run_modes"}))
+    stream.accept(EVENTS)
+    assert stream.accept(LATER) == b""
+    told = stream.accept(END)
+    assert ids_of(told) == ["1000-8", "2000-0"]
+    assert b"run_done" in told
+    assert stream.open_run_id == LATER.run_id
+
+
+def test_an_end_that_no_worker_tells_comes_after_what_was_seen() -> None:
+    """With its error, once, under ids that go on growing."""
+    stream = ThreadStream(frozenset({"run_modes"}))
+    stream.accept(EVENTS)
+    told = stream.accept(make_end(RUN, make_frame("error", b"{}", None)))
+    assert names_of(told) == ["error", "metadata"]
+    assert ids_of(told) == ["1000-8", "1000-9"]
+    assert stream.accept(END) == b""
+    assert stream.open_run_id is None
+
+
+def test_an_end_that_is_lost_does_not_hold_the_next_runs_for_ever() -> None:
+    """Beyond some bytes the client is told what is known."""
+    stream = ThreadStream(frozenset({"run_modes"}))
+    stream.accept(EVENTS)
+    assert stream.accept(LATER) == b""
+    frame = make_frame("values", b'"' + b"x" * HELD_BYTES + b'"', None)
+    told = stream.accept(Batch(Kind.EVENTS, LATER.run_id, 1, 2000, 1, 1, frame))
+    assert ids_of(told) == ["1000-8", "2000-0", "2000-1"]

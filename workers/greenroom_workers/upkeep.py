@@ -7,6 +7,7 @@ from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from greenroom import wire
 from greenroom.config import Config
 from greenroom.crons import service as crons
 from greenroom.database.engine import Database
@@ -16,7 +17,7 @@ from greenroom.queue import life
 from greenroom.queue.life import Lease
 from greenroom.signals.sender import Signals
 from greenroom.store.sweep import StoreSweep
-from greenroom.streaming.frames import Batch, Kind, pack
+from greenroom.streaming.frames import make_end, make_frame, pack
 from greenroom.streaming.thread_log import add_end
 from greenroom.threads.expiry import ThreadSweep
 from greenroom_workers.execution import Executor
@@ -150,8 +151,8 @@ class Upkeep:
             thread_id=str(lease.thread_id),
             attempts=losses,
         )
-        end = Batch(Kind.END, lease.run_id, lease.token, 0, 0, 0, b"")
-        self.signals.publish(lease.thread_id, pack(end))
+        told_error = make_frame("error", wire.dumps(error), None)
+        self.signals.publish(lease.thread_id, pack(make_end(lease.run_id, told_error)))
         if told:
             self.signals.publish_numbered(lease.thread_id, pack(told))
         if has_next:

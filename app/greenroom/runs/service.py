@@ -37,7 +37,7 @@ from greenroom.runs import queries
 from greenroom.runs.idempotency import Key, RepeatedRequestError, find_repeat, lock_key, write_key
 from greenroom.runs.schemas import RUN_FIELDS, RunCreate, RunCreateStateful, RunCreateStateless
 from greenroom.signals.sender import Signals
-from greenroom.streaming.frames import Batch, Kind, pack
+from greenroom.streaming.frames import make_end, pack
 from greenroom.threads.expiry import default_ttl
 from greenroom.threads.queries import Ttl, thread_exists
 from greenroom.webhooks.service import check_url
@@ -46,8 +46,6 @@ from greenroom.webhooks.settings import read_rules
 Find = Callable[[str], ForRun | None]
 UNKNOWN = "Thread or assistant not found."
 SHOWN_OF_USER = ("identity", "display_name", "is_authenticated", "permissions")
-ANNOUNCED = 2**62
-"""The token of an end that the web announces: above that of any worker."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -450,7 +448,7 @@ def announce(signals: Signals, thread_id: UUID, cancelled: Cancelled, action: Ca
 
 def announce_end(signals: Signals, thread_id: UUID, run_id: UUID) -> None:
     """End the streams of a run that no worker will end."""
-    signals.publish(thread_id, pack(Batch(Kind.END, run_id, ANNOUNCED, 0, 0, 0, b"")))
+    signals.publish(thread_id, pack(make_end(run_id)))
 
 
 def remove(

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from greenroom.database.engine import Database
@@ -12,6 +12,7 @@ from greenroom.streaming.frames import (
     Batch,
     EventId,
     Kind,
+    make_end,
     make_frame,
     parse_event_id,
     select,
@@ -20,6 +21,8 @@ from greenroom.streaming.relay import Subscription
 from greenroom.streaming.replay import replay_run
 
 FROM_THE_START = ("-1", "0", "-")
+HELD_BYTES = 1024 * 1024
+"""What a thread's stream holds for an end that does not come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,9 @@ class RunStream:
         gap = is_synthetic or (self.has_begun and batch.first_seq > self.next_seq)
         if gap and self.wanted.is_resumable:
             yield from self.replay(batch.started_ms)
-        if batch.next_seq > self.next_seq or not self.has_begun:
+        if is_synthetic:
+            yield batch.frames
+        elif batch.next_seq > self.next_seq or not self.has_begun:
             yield self._take(batch)
         self.has_ended = batch.kind is Kind.END
 
@@ -147,36 +152,62 @@ def wait_for_end(
 
 
 class ThreadStream:
-    """The events of all runs of a thread, each once, under ids that grow."""
+    """The events of all runs of a thread, each once, under ids that grow.
+
+    Two workers may publish the end of one run and the beginning of the next in either order:
+    what comes too early is held until the end has come.
+    """
 
     def __init__(self, modes: frozenset[str], position: EventId | None = None) -> None:
         self.modes = modes
         self.position = position or EventId(0, 0)
         """The first event that the client has not seen."""
+        self.open_run_id: UUID | None = None
+        """The run whose beginning has been seen and whose end has not."""
         self.run_id: UUID | None = None
         self.token = 0
+        self._held: list[Batch] = []
 
     def accept(self, batch: Batch) -> bytes:
-        """The frames of a batch that this client wants and has not seen."""
+        """The frames that a batch brings: those that this client wants and has not seen."""
+        if batch.kind is Kind.STATE:
+            return batch.frames if "state_update" in self.modes else b""
+        if self.open_run_id is not None and self.open_run_id != batch.run_id:
+            return self._hold(batch, self.open_run_id)
+        frames = self._accept(batch)
+        if self.open_run_id is None and self._held:
+            held, self._held = self._held, []
+            frames += b"".join(self.accept(one) for one in held)
+        return frames
+
+    def _hold(self, batch: Batch, open_run_id: UUID) -> bytes:
+        self._held.append(batch)
+        if sum(len(one.frames) for one in self._held) <= HELD_BYTES:
+            return b""
+        return self.accept(make_end(open_run_id))
+
+    def _accept(self, batch: Batch) -> bytes:
         if batch.run_id == self.run_id and batch.lease_token < self.token:
             return b""
-        has_done = batch.kind is Kind.END
-        after = EventId(batch.started_ms, batch.next_seq + has_done)
+        has_ended = batch.kind is Kind.END
+        if has_ended and not batch.started_ms and batch.run_id == self.open_run_id:
+            milliseconds, number = self.position.milliseconds, self.position.number
+            batch = replace(batch, started_ms=milliseconds, first_seq=number)
+        after = EventId(batch.started_ms, batch.next_seq + has_ended)
         if after <= self.position:
             return b""
         # A client may have left in the middle of a batch.
         is_resumed = batch.started_ms == self.position.milliseconds
         from_seq = max(batch.first_seq, self.position.number if is_resumed else 0)
         self.run_id, self.token, self.position = batch.run_id, batch.lease_token, after
+        self.open_run_id = None if has_ended else batch.run_id
         frames = self._select(batch, from_seq)
-        if has_done and self.modes & {"run_modes", "lifecycle"}:
+        if has_ended and self.modes & {"run_modes", "lifecycle"}:
             data = b'{"status":"run_done","run_id":"%b"}' % str(batch.run_id).encode()
             frames += make_frame("metadata", data, EventId(batch.started_ms, batch.next_seq))
         return frames
 
     def _select(self, batch: Batch, from_seq: int) -> bytes:
-        if batch.kind is Kind.STATE:
-            return batch.frames if "state_update" in self.modes else b""
         if "run_modes" in self.modes:
             return select(batch, from_seq, None, with_ids=True)
         if "lifecycle" in self.modes:
@@ -195,6 +226,7 @@ def stream_thread(
         if chunk := stream.accept(batch):
             yield chunk
     while not subscription.is_gone:
+        subscription.open_run_id = stream.open_run_id
         batches = subscription.take(heartbeat_seconds)
         if subscription.is_dropped:
             yield TOO_SLOW

@@ -53,6 +53,15 @@ class Batch:
         return self.first_seq + self.count
 
 
+ANNOUNCED = 2**62
+"""The token of an end that no worker announces: above that of any worker."""
+
+
+def make_end(run_id: UUID, frame: bytes = b"") -> Batch:
+    """The end of a run that no worker tells of: its number is not known, nor that of its frame."""
+    return Batch(Kind.END, run_id, ANNOUNCED, 0, 0, 1 if frame else 0, frame)
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class EventId:
     """`<unix ms>-<n>`, as clients send it back in Last-Event-ID."""

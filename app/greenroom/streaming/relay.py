@@ -19,7 +19,7 @@ from greenroom.logs import get_logger
 from greenroom.signals.connection import SILENCE_SECONDS
 from greenroom.signals.keys import Keys
 from greenroom.streaming import shutdown
-from greenroom.streaming.frames import Batch, Kind, Pieces, unpack
+from greenroom.streaming.frames import Batch, Kind, Pieces, make_end, unpack
 from greenroom.streaming.thread_log import find_last
 
 log = get_logger(__name__)
@@ -75,9 +75,16 @@ class Subscription:
     """Set once the run's row is committed: only then may the watchdog miss it."""
     next_seq: int | None = None
     """The next numbered event that its reader waits for; None while it does not."""
+    open_run_id: UUID | None = None
+    """Of a thread's stream: the run whose end has yet to come."""
     suspected: int = 0
     """How often in a row the watchdog found the run ended, or events that the reader has not."""
     _wake: Event = field(default_factory=Event)
+
+    @property
+    def awaited_run_id(self) -> UUID | None:
+        """The run whose end the watchdog looks out for."""
+        return self.run_id if self.is_watched else self.open_run_id
 
     @property
     def is_cut(self) -> bool:
@@ -329,7 +336,7 @@ class Relay:
         """Ask Postgres about all open streams in one query: a lost end may delay, never prevent."""
         while True:
             gevent.sleep(self.watchdog_seconds)
-            watched = [s for s in self._subscriptions() if s.is_watched]
+            watched = [s for s in self._subscriptions() if s.awaited_run_id]
             readers = [s for s in self._subscriptions() if s.next_seq is not None]
             try:
                 if watched:
@@ -341,17 +348,17 @@ class Relay:
 
     def _check(self, watched: Sequence[Subscription]) -> None:
         with self.database.statement() as connection:
-            run_ids = [str(s.run_id) for s in watched]
+            run_ids = [str(s.awaited_run_id) for s in watched]
             ended = set(connection.execute(FIND_ENDED, {"run_ids": run_ids}).scalars())
         for subscription in watched:
-            run_id = subscription.run_id
+            run_id = subscription.awaited_run_id
             if run_id is None or run_id not in ended:
                 subscription.suspected = 0
                 continue
             subscription.suspected += 1
             # Once more, so that what is on its way from Redis comes first.
             if subscription.suspected > 1 or not self._hears(subscription):
-                subscription.push(Batch(Kind.END, run_id, 2**63, 0, 0, 0, b""))
+                subscription.push(make_end(run_id))
 
     def _check_readers(self, readers: Sequence[Subscription]) -> None:
         """Tell readers of numbered events about those that they should have by now."""
