@@ -22,6 +22,7 @@ from greenroom.errors import AppError
 from greenroom.graphs.client import GraphsClient
 from greenroom.logs import configure_logs, get_logger
 from greenroom.protocol.views import protocol
+from greenroom.runs import priority
 from greenroom.runs.join_views import joins
 from greenroom.runs.views import runs
 from greenroom.signals.connection import connect
@@ -136,6 +137,7 @@ def build_services(config: Config) -> Services:
         assistants=KnownAssistants(database),
         graphs=graphs,
         guard=build_guard(config, graphs),
+        priorities=priority.make_priorities(config.project, database, graphs.assign_priority),
         rate=build_rate_limit(config, client, keys),
         headers=http_settings.read_settings(config.project).headers,
         signals=Signals(client, keys),

@@ -94,9 +94,9 @@ def test_patterns_give_no_credentials_away(rules: Any, chosen: set[str]) -> None
 
 def test_what_is_asked_for_and_not_there_is_named() -> None:
     """So that nobody waits for routes or priorities that never come."""
-    raw = {"http": {"app": "./app.py:app"}, "priority": {"path": "./p.py:p"}}
+    raw = {"http": {"app": "./app.py:app"}}
     project = Project(directory=Path(), graphs={}, raw=raw)
-    assert list_not_served(project) == ["http.app", "priority.path"]
+    assert list_not_served(project) == ["http.app"]
     assert list_not_served(project_of({"disable_store": True})) == []
 
 

@@ -35,7 +35,7 @@ OPEN = [
     *(page for page in sorted((ROOT / "docs").glob("*.md")) if page not in GUARDED),
 ]
 PAGES = [*OPEN, *GUARDED]
-SETTINGS = {"auth", "store", "webhooks", "checkpointer", "http"}
+SETTINGS = {"auth", "store", "webhooks", "checkpointer", "http", "priority"}
 SECRETS = {
     "GREENROOM_WEBHOOK_SECRET": "a long random text",
     "LG_WEBHOOK_TOKEN": "a token",

@@ -8,6 +8,7 @@ the invariants that hold whatever the model says.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
@@ -116,6 +117,8 @@ class Expected:
     queue_state: str | None
     due: float
     """On the machine's own clock; NEVER waits for `time_passes`."""
+    turn: float
+    """When it got ready for the first time: who is handed back keeps the place."""
     status: str = RunStatus.PENDING
     attempt: int = 0
     losses: int = 0
@@ -256,6 +259,7 @@ class Machine(RuleBasedStateMachine):
             has_webhook=has_webhook,
             queue_state="scheduled" if is_later else state,
             due=NEVER if is_later else self.clock,
+            turn=self.clock,
         )
         assert admitted.is_ready == (self.runs[new.run_id].queue_state == "ready")
 
@@ -316,7 +320,8 @@ class Machine(RuleBasedStateMachine):
         lease = claim.lease
         run = self.runs[lease.run_id]
         assert run in due
-        assert run.due == min(one.due for one in due)
+        order = attrgetter("due" if is_suspect else "turn")
+        assert order(run) == min(order(one) for one in due)
         run.status, run.queue_state, run.worker = RunStatus.RUNNING, None, worker
         run.attempt += 1
         run.token += 1
@@ -474,7 +479,7 @@ class Machine(RuleBasedStateMachine):
         ready = 0
         for run in sorted(due, key=lambda one: one.due):
             run.queue_state = "queued" if self._slot_of(run.thread_id) else "ready"
-            run.due = self.clock
+            run.due = run.turn = self.clock
             ready += run.queue_state == "ready"
         with self.database.statement() as connection:
             assert life.settle_due_runs(connection) == ready
@@ -694,6 +699,7 @@ class Machine(RuleBasedStateMachine):
         queued = [run for run in runs if run.queue_state == "queued"]
         if queued and self._slot_of(thread_id) is None:
             queued[0].queue_state, queued[0].due = "ready", self.clock
+            queued[0].turn = self.clock
         if self.threads[thread_id].is_temporary and not any(run.is_active for run in runs):
             self._forget_thread(thread_id)
 

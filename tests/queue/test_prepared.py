@@ -45,6 +45,7 @@ KINDS = {
     "if_thread_status": "text[]",
     "is_temporary": "boolean",
     "last_event_seq": "bigint",
+    "priority": "smallint",
     "lease_seconds": "double precision",
     "lease_token": "bigint",
     "metadata": "jsonb",

@@ -34,6 +34,7 @@ from greenroom_workers.heartbeat import Heartbeat
 from greenroom_workers.identity import make_worker_id
 from greenroom_workers.io_thread import IoThread
 from greenroom_workers.isolation import Isolation
+from greenroom_workers.priorities import make_cron_priorities
 from greenroom_workers.stuck import StuckRuns
 from greenroom_workers.upkeep import Upkeep
 
@@ -132,7 +133,12 @@ class WorkerProcess:
         self.heartbeat = Heartbeat(config, self.heartbeat_database, self.executor)
         self.isolation = Isolation()
         self.upkeep = Upkeep(
-            config, self.upkeep_database, self.executor, self.signals, self.isolation.want
+            config,
+            self.upkeep_database,
+            self.executor,
+            self.signals,
+            self.isolation.want,
+            make_cron_priorities(config, self.upkeep_database),
         )
         self.stuck = StuckRuns(self.executor, self._replace_slot)
         self.executor.on_return = self._retire_slot

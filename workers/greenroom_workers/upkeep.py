@@ -15,6 +15,7 @@ from greenroom.errors import AppError
 from greenroom.logs import get_logger
 from greenroom.queue import life
 from greenroom.queue.life import Lease
+from greenroom.runs.priority import Priorities
 from greenroom.signals.sender import Signals
 from greenroom.store.sweep import StoreSweep
 from greenroom.streaming.frames import make_end, make_frame, pack
@@ -41,11 +42,14 @@ class Upkeep:
         executor: Executor,
         signals: Signals,
         tell_suspects: Callable[[int], None],
+        priorities: Priorities | None = None,
     ) -> None:
         self.config = config
         self.database = database
         self.executor = executor
         self.signals = signals
+        self.priorities = priorities
+        """Who is asked about the order of the runs of crons; None: nobody."""
         self.tell_suspects = tell_suspects
         """Hears how many runs wait for a process of their own."""
         self.store_sweep = StoreSweep(config.project)
@@ -125,7 +129,7 @@ class Upkeep:
 
     def _fire_crons(self) -> float | None:
         """Start the runs of due crons; the seconds until the next one is due, None without any."""
-        fired = crons.fire_due(self.database, self.signals, self.config.project)
+        fired = crons.fire_due(self.database, self.signals, self.config.project, self.priorities)
         due_seconds = crons.find_next_due(self.database)
         if due_seconds is not None and due_seconds <= 0 and not fired:
             return HELD_CRON_SECONDS

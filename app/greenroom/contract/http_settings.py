@@ -17,7 +17,7 @@ GROUPS = {
     "meta": ("system",),
 }
 """What each `disable_` key takes away: names of blueprints. Of `meta`, /ok stays."""
-NOT_SERVED = ("http.app", "priority.path")
+NOT_SERVED = ("http.app",)
 """Keys of langgraph.json that lead to code of the owner's which is not run yet."""
 ALSO_KNOWN = ("mcp", "a2a", "ui", "webhooks")
 """Keys of the same form that are not about routes of these."""

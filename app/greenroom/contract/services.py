@@ -11,6 +11,7 @@ from greenroom.contract.guard import Guard
 from greenroom.contract.http_settings import HeaderRules
 from greenroom.database.engine import Database
 from greenroom.graphs.client import GraphsClient
+from greenroom.runs.priority import Priorities
 from greenroom.signals.sender import Signals
 from greenroom.streaming.relay import Relay
 
@@ -33,6 +34,8 @@ class Services:
     """None: everybody may do everything."""
     rate: "RateLimit | None" = None
     """How many requests a caller may make; None: any number."""
+    priorities: Priorities | None = None
+    """Who is asked about the order of runs; None: nobody."""
     headers: HeaderRules | None = None
     """Which headers of a request its run learns of; None: none."""
 

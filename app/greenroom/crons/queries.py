@@ -161,6 +161,12 @@ def find_next_due(connection: Connection) -> float | None:
     return None if seconds is None else float(seconds)
 
 
+def find_due_cron(connection: Connection, cron_id: UUID) -> AnyRow | None:
+    """A cron that is about to fire, as it is; None when it is not due any more."""
+    query = select(*DUE_COLUMNS).where(cron.c.cron_id == cron_id, *IS_DUE)
+    return connection.execute(query).one_or_none()
+
+
 def lock_due_cron(connection: Connection, cron_id: UUID) -> AnyRow | None:
     """Take a cron for firing; None when it is not due any more, or in somebody else's hands.
 

@@ -29,7 +29,9 @@ from greenroom.errors import (
 )
 from greenroom.identifiers import new_id
 from greenroom.logs import get_logger
+from greenroom.queue.admission import Standing
 from greenroom.runs import service as runs
+from greenroom.runs.priority import Priorities
 from greenroom.runs.schemas import RunCreateStateful, RunCreateStateless
 from greenroom.signals.sender import Signals
 from greenroom.threads.expiry import default_ttl
@@ -185,12 +187,16 @@ def count(database: Database, body: CronCount, caller: Caller = ANYONE) -> int:
         return queries.count_crons(connection, _conditions(body, None, caller))
 
 
-def fire_due(database: Database, signals: Signals, project: Project) -> int:
+def fire_due(
+    database: Database, signals: Signals, project: Project, priorities: Priorities | None = None
+) -> int:
     """Start a run for each cron that is due by Postgres's clock, once however many workers ask.
 
     A cron that was due several times while nobody looked fires once. Each is a transaction of its
     own: whatever is wrong with one, the others fire.
 
+    Args:
+        priorities: who is asked about the order of runs; None: nobody.
     Returns:
         How many runs were started; FIRE_LIMIT at most, so that some may still be due.
     Raises:
@@ -200,8 +206,16 @@ def fire_due(database: Database, signals: Signals, project: Project) -> int:
         due = queries.list_due(connection, FIRE_LIMIT)
     fired = 0
     for cron_id in due:
+        standing = None
+        if priorities is not None:
+            try:
+                standing = find_standing(database, project, cron_id, priorities)
+            except AppError as error:
+                # The slot counts more than its place in the queue; nor shall others wait for it.
+                log.warning("cron fires unasked", cron_id=str(cron_id), error=str(error))
+                priorities = None
         with database.transaction() as connection:
-            started = fire(connection, project, cron_id)
+            started = fire(connection, project, cron_id, standing)
         if started is not None:
             prepared, entry = started
             log.info("cron fired", cron_id=str(cron_id), run_id=str(prepared.new.run_id))
@@ -219,7 +233,25 @@ def find_next_due(database: Database) -> float | None:
         return queries.find_next_due(connection)
 
 
-def fire(connection: Connection, project: Project, cron_id: UUID) -> Started | None:
+def find_standing(
+    database: Database, project: Project, cron_id: UUID, priorities: Priorities
+) -> Standing | None:
+    """Ask for the thread of a cron that is about to fire, with nothing locked.
+
+    Raises:
+        AppError: nobody can be asked, or there is no run to ask about.
+    """
+    with database.statement() as connection:
+        cron = queries.find_due_cron(connection, cron_id)
+        if cron is None:
+            return None
+        prepared = plan_due(connection, project, cron)
+    return priorities.settle(prepared, cron_id).new.standing
+
+
+def fire(
+    connection: Connection, project: Project, cron_id: UUID, standing: Standing | None = None
+) -> Started | None:
     """Use up a cron's slot: put it off to the next one after now, and let its run in.
 
     Wants a transaction, and `runs.announce_entry` after it.
@@ -250,7 +282,7 @@ def fire(connection: Connection, project: Project, cron_id: UUID) -> Started | N
         return None
     try:
         with connection.begin_nested():
-            return start_run(connection, project, cron)
+            return start_run(connection, project, cron, standing)
     except AppError as error:
         log.warning("cron slot skipped", **fields, error=repr(error))
         return None
@@ -262,7 +294,9 @@ def fire(connection: Connection, project: Project, cron_id: UUID) -> Started | N
         return None
 
 
-def start_run(connection: Connection, project: Project, cron: AnyRow) -> Started:
+def start_run(
+    connection: Connection, project: Project, cron: AnyRow, standing: Standing | None = None
+) -> Started:
     """Let in the run of a cron that fires.
 
     Raises:
@@ -270,10 +304,19 @@ def start_run(connection: Connection, project: Project, cron: AnyRow) -> Started
         ThreadBusy: strategy reject on a busy thread.
         InvalidRequest, BadRequest, ValueError: the payload makes no run.
     """
+    prepared = plan_due(connection, project, cron)
+    prepared = replace(prepared, new=replace(prepared.new, standing=standing))
+    return prepared, runs.enter(connection, prepared)
+
+
+def plan_due(connection: Connection, project: Project, cron: AnyRow) -> runs.Prepared:
+    """Work out the run of a cron that fires.
+
+    Raises: as `plan_run`.
+    """
     assistant = assistant_queries.find_for_run(connection, cron.assistant_id)
     payload, creator = queries.read_payload(connection, cron.cron_id)
-    prepared = plan_run(project, assistant, _object(cron), payload, read_creator(creator))
-    return prepared, runs.enter(connection, prepared)
+    return plan_run(project, assistant, _object(cron), payload, read_creator(creator))
 
 
 def plan_run(

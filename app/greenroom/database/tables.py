@@ -48,6 +48,7 @@ class JsonBytes(TypeDecorator[Any]):
 
 metadata = MetaData()
 NOW = text("now()")
+NOW_MICROSECONDS = text("(extract(epoch FROM now()) * 1000000)::bigint")
 INSTANT = DateTime(timezone=True)
 
 assistant = Table(
@@ -101,6 +102,9 @@ thread = Table(
     # The number of the last event that ended runs left in thread_event; None: nobody has asked for
     # the thread's numbered events, so none are made.
     Column("event_seq", BigInteger),
+    # What the owner's priority handler said; without a group nobody has been asked.
+    Column("priority", SmallInteger, nullable=False, server_default="0"),
+    Column("fairness_group", Text),
 )
 
 # What the last run or update left; apart, so that a search over threads never reads it.
@@ -135,6 +139,9 @@ run = Table(
     # Where a pending run waits (greenroom.queue.states); None once it runs.
     Column("queue_state", Text),
     Column("priority", SmallInteger, nullable=False, server_default="0"),
+    Column("fairness_group", Text),
+    # The place among those that are ready (next_turn).
+    Column("turn", BigInteger, nullable=False, server_default=NOW_MICROSECONDS),
     # When it may start: in the future for after_seconds and for the back-off of a retry.
     Column("due_at", INSTANT, nullable=False, server_default=NOW),
     Column("multitask_strategy", Text, nullable=False),

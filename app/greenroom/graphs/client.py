@@ -245,6 +245,10 @@ class GraphsClient:
         answers: list[dict[str, Any]] = _loads_object(body)["answers"]
         return answers
 
+    def assign_priority(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """What a thread's runs shall have; see `PriorityHandler.assign`."""
+        return _loads_object(self._post("/priority/assign", **fields))
+
     def check_health(self) -> None:
         """Return when the graphs process answers; waits as long as any call does."""
         self._exchange("GET", "/health", None, is_repeatable=True)

@@ -40,6 +40,7 @@ from greenroom.graphs.factories import Access, run_in_thread
 from greenroom.graphs.introspection import draw_graph, graph_schemas, subgraph_schemas
 from greenroom.graphs.long_term import put_item, search_items
 from greenroom.graphs.persistence import Persistence, open_persistence
+from greenroom.graphs.priority_handler import PriorityHandler, load_priority
 from greenroom.graphs.registry import Registry, load_attribute, load_registry
 from greenroom.graphs.state import (
     Graph,
@@ -81,6 +82,8 @@ class Call:
         """Whose code runs in this call, for the sentence that tells of its fault."""
         if self.path.startswith("/auth/"):
             return "The auth handler"
+        if self.path.startswith("/priority/"):
+            return "The priority handler"
         return f"Graph '{self.graph_id}'" if self.graph_id else "The embedding function"
 
 
@@ -93,11 +96,13 @@ class GraphsApp:
         persistence: Persistence,
         call_seconds: float,
         auth: AuthHandlers | None = None,
+        priority: PriorityHandler | None = None,
     ) -> None:
         self._registry = registry
         self._persistence = persistence
         self._call_seconds = call_seconds
         self._auth = auth
+        self._priority = priority
         self._answers: OrderedDict[tuple[Any, ...], bytes] = OrderedDict()
         self._abandoned: set[asyncio.Task[Any]] = set()
         self._endpoints: Mapping[str, Callable[[Call], Awaitable[bytes]]] = {
@@ -114,6 +119,7 @@ class GraphsApp:
             "/auth/rules": self._auth_rules,
             "/auth/authenticate": self._authenticate,
             "/auth/authorise": self._authorise,
+            "/priority/assign": self._assign_priority,
             "/health": self._health,
         }
 
@@ -262,6 +268,11 @@ class GraphsApp:
             raise NotFound("langgraph.json has no auth.path")
         return self._auth
 
+    async def _assign_priority(self, call: Call) -> bytes:
+        if self._priority is None:
+            raise NotFound("langgraph.json has no priority.path")
+        return wire.dumps(await self._priority.assign(call.fields))
+
     async def _health(self, _: Call) -> bytes:
         return b'{"ok":true}'
 
@@ -333,6 +344,7 @@ def main(config: Config, call_seconds: float = CALL_SECONDS) -> None:
     encryption.install(config.encryption_key, config.old_encryption_keys)
     registry = load_registry(config.project)
     auth = load_auth(config)
+    priority = load_priority(config)
     listener = _listen(config.graphs_socket)
     # uvicorn stops at these by itself, and raises them once more afterwards: ended is enough.
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -340,7 +352,7 @@ def main(config: Config, call_seconds: float = CALL_SECONDS) -> None:
     calm_collector()
     log.info("graphs loaded", loaded=len(registry.loaded), broken=sorted(registry.broken))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, registry, auth, listener, call_seconds))
+        runner.run(_serve(config, registry, auth, priority, listener, call_seconds))
 
 
 def load_auth(config: Config) -> AuthHandlers | None:
@@ -364,12 +376,13 @@ async def _serve(
     config: Config,
     registry: Registry,
     auth: AuthHandlers | None,
+    priority: PriorityHandler | None,
     listener: socket.socket,
     call_seconds: float,
 ) -> None:
     async with open_persistence(config) as persistence:
         settings = uvicorn.Config(
-            GraphsApp(registry, persistence, call_seconds, auth),
+            GraphsApp(registry, persistence, call_seconds, auth, priority),
             lifespan="off",
             ws="none",
             log_config=None,

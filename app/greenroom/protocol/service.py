@@ -21,6 +21,7 @@ from greenroom.protocol.schemas import Command, success
 from greenroom.queue.admission import AssistantChangedError
 from greenroom.queue.states import TERMINAL
 from greenroom.runs import service as run_service
+from greenroom.runs.priority import Priorities
 from greenroom.runs.schemas import RunCreateStateful
 from greenroom.runs.service import Entry, Prepared
 from greenroom.signals.sender import Signals
@@ -67,14 +68,17 @@ class Commands:
         project: Project,
         caller: Caller = ANYONE,
         permit: Permit = permit_anything,
+        priorities: Priorities | None = None,
     ) -> None:
         """Work for one caller, who may read the thread.
 
         Args:
             permit: asks whether a run may be made, which the owner's handler may change.
+            priorities: who is asked about the order of runs; None: nobody.
         """
         self.caller = caller
         self.permit = permit
+        self.priorities = priorities
         self.database = database
         self.assistants = assistants
         self.signals = signals
@@ -181,7 +185,14 @@ class Commands:
         self, thread_id: UUID, params: Mapping[str, Any], command: dict[str, Any] | None = None
     ) -> Prepared:
         body, caller = self.permit(read_run(params, command), thread_id)
-        return run_service.prepare(self.assistants, self.project, body, thread_id, caller=caller)
+        return run_service.prepare(
+            self.assistants,
+            self.project,
+            body,
+            thread_id,
+            caller=caller,
+            priorities=self.priorities,
+        )
 
     def _admit(
         self, prepared: Prepared, check: Callable[[Connection], None] | None = None

@@ -129,4 +129,5 @@ def commands_of(app: Services) -> Commands:
         app.config.project,
         caller(),
         permit_by_guard(app),
+        app.priorities,
     )

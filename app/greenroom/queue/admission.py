@@ -28,6 +28,15 @@ class AssistantChangedError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Standing:
+    """What orders a thread's runs among those of others."""
+
+    priority: int
+    """From -5, which comes first, to 5."""
+    fairness_group: str
+
+
+@dataclass(frozen=True, slots=True)
 class NewRun:
     """A run that asks to be let in."""
 
@@ -51,6 +60,8 @@ class NewRun:
     """Whom to tell about its end; None: nobody."""
     scope: Scope = None
     """Which threads its caller may use."""
+    standing: Standing | None = None
+    """What its thread shall have, unless it has one; None: nobody was asked."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +131,8 @@ def admit_run(connection: Statements, new: NewRun, brings: NewThread | None = No
             "delay_seconds": max(0.0, new.delay_seconds),
             "base_metadata": wire.dumps(new.base_metadata).decode(),
             "scope": new.scope,
+            "priority": new.standing and new.standing.priority,
+            "fairness_group": new.standing and new.standing.fairness_group,
             "if_thread_status": list(new.if_thread_status) if new.if_thread_status else None,
         },
     ).one()

@@ -124,7 +124,7 @@ class Finished:
 def claim_run(
     connection: Statements, worker_id: str, lease_seconds: float, *, is_suspect: bool = False
 ) -> Claim | None:
-    """Lease the first due run, by priority and time; None when nothing is due.
+    """Lease the first due run, by its turn; None when nothing is due.
 
     Args:
         worker_id: stable for the life of one process.

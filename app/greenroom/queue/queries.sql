@@ -11,6 +11,10 @@
 SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
 WITH target AS (
     SELECT thread_id, metadata, status,
+           -- What the thread has already counts, also against who asked at the same time.
+           CASE WHEN fairness_group IS NULL THEN coalesce(CAST(:priority AS smallint), priority)
+                ELSE priority END AS priority,
+           coalesce(fairness_group, CAST(:fairness_group AS text)) AS fairness_group,
            CAST(:assistant_updated_at AS timestamptz) IS NULL OR EXISTS (
                SELECT FROM assistant WHERE assistant_id = :assistant_id
                   AND updated_at = :assistant_updated_at) AS is_current
@@ -19,7 +23,8 @@ WITH target AS (
        AND (CAST(:scope AS text) IS NULL OR metadata @@ CAST(:scope AS jsonpath))
 ), admitted AS (
     INSERT INTO run (run_id, thread_id, assistant_id, graph_id, queue_state, due_at,
-                     created_at, multitask_strategy, metadata, kwargs, webhook)
+                     created_at, multitask_strategy, metadata, kwargs, webhook, priority,
+                     fairness_group, turn)
     SELECT :run_id, target.thread_id, :assistant_id, :graph_id,
            CASE WHEN CAST(:delay_seconds AS double precision) > 0 THEN 'scheduled'
                 WHEN (SELECT sequence FROM run WHERE run.thread_id = :thread_id
@@ -31,7 +36,8 @@ WITH target AS (
            now() + make_interval(secs => :delay_seconds),
            :multitask_strategy,
            CAST(:base_metadata AS jsonb) || target.metadata || CAST(:metadata AS jsonb), :kwargs,
-           :webhook
+           :webhook, target.priority, target.fairness_group,
+           next_turn(target.fairness_group, target.priority)
       FROM target
      WHERE is_current
        AND (CAST(:if_thread_status AS text[]) IS NULL OR target.status = ANY (:if_thread_status))
@@ -43,8 +49,9 @@ WITH target AS (
     UPDATE thread SET status = 'busy', updated_at = now(),
            -- A thread that is in use does not grow old.
            expires_at = now() + make_interval(secs => ttl_minutes * 60),
-           metadata = thread.metadata || CAST(:thread_metadata AS jsonb)
-      FROM admitted WHERE thread.thread_id = :thread_id
+           metadata = thread.metadata || CAST(:thread_metadata AS jsonb),
+           priority = target.priority, fairness_group = target.fairness_group
+      FROM admitted, target WHERE thread.thread_id = :thread_id
 )
 SELECT target.status AS thread_status, target.is_current, admitted.*
   FROM (SELECT) AS always LEFT JOIN target ON true LEFT JOIN admitted ON true;
@@ -65,7 +72,7 @@ UPDATE run SET status = 'running', queue_state = NULL, attempt = attempt + 1,
        started_at = coalesce(started_at, now()), updated_at = now()
  WHERE run_id = (SELECT run_id FROM run
                   WHERE queue_state = 'ready' AND due_at <= now() AND NOT is_suspect
-                  ORDER BY priority, due_at
+                  ORDER BY turn
                     FOR UPDATE SKIP LOCKED LIMIT 1)
 RETURNING run_id, thread_id, assistant_id, graph_id, metadata, kwargs, attempt, lease_token,
           cancel_action, started_at, created_at, webhook,
@@ -127,7 +134,8 @@ WITH ended AS (
     SELECT :thread_id, :first_event_seq, :last_event_seq, run_id, :spans
       FROM ended WHERE CAST(:spans AS bytea) IS NOT NULL
 ), promoted AS (
-    UPDATE run SET queue_state = 'ready', due_at = now()
+    UPDATE run SET queue_state = 'ready', due_at = now(),
+           turn = next_turn(fairness_group, priority)
      WHERE EXISTS (SELECT FROM ended) AND run_id = (
            SELECT run_id FROM run WHERE thread_id = :thread_id AND queue_state = 'queued'
             ORDER BY sequence LIMIT 1)
@@ -143,7 +151,7 @@ WITH ended AS (
 )
 SELECT ended.run_id, EXISTS (SELECT FROM promoted) AS has_next,
        (SELECT true FROM run WHERE queue_state = 'ready' AND due_at <= now() AND NOT is_suspect
-         ORDER BY priority, due_at LIMIT 1) IS NOT NULL AS is_work_left FROM ended;
+         ORDER BY turn LIMIT 1) IS NOT NULL AS is_work_left FROM ended;
 
 -- name: finish_temporary_run_if_owned
 -- End a stateless run and remove its thread; what a waiting request needs is kept for a while. The
@@ -162,7 +170,7 @@ SELECT run_id, :status, :output, :error, metadata, now() + make_interval(secs =>
   FROM ended
 RETURNING run_id, false AS has_next,
           (SELECT true FROM run WHERE queue_state = 'ready' AND due_at <= now() AND NOT is_suspect
-            ORDER BY priority, due_at LIMIT 1) IS NOT NULL AS is_work_left;
+            ORDER BY turn LIMIT 1) IS NOT NULL AS is_work_left;
 
 -- name: remove_run_if_owned
 -- A rolled back run goes as if it had never been; thread_state still holds what was before it.
@@ -270,7 +278,8 @@ SELECT run_id, thread_id FROM run
 -- name: settle_due_run
 -- A due run takes its place: the slot if it is free, else the queue.
 SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
-UPDATE run SET due_at = now(), queue_state = CASE WHEN (
+UPDATE run SET due_at = now(), turn = next_turn(fairness_group, priority),
+       queue_state = CASE WHEN (
            SELECT sequence FROM run AS other WHERE other.thread_id = :thread_id
               AND other.status IN ('pending', 'running')
               AND (other.status = 'running' OR other.queue_state = 'ready')
@@ -283,7 +292,7 @@ RETURNING queue_state;
 -- Whether runs are due now, and in how many seconds the next scheduled one is (NULL: none).
 SELECT (SELECT count(*) FROM (SELECT FROM run WHERE queue_state = 'ready' AND due_at <= now()
                                  AND NOT is_suspect
-                               ORDER BY priority, due_at LIMIT :limit) AS due) AS due,
+                               ORDER BY turn LIMIT :limit) AS due) AS due,
        (SELECT count(*) FROM (SELECT FROM run WHERE queue_state = 'ready' AND due_at <= now()
                                  AND is_suspect
                                ORDER BY due_at LIMIT :limit) AS due) AS suspects,
@@ -344,7 +353,7 @@ RETURNING run_id, status;
 
 -- name: promote_next
 -- Give a free slot to the oldest that waits. Under the thread's lock.
-UPDATE run SET queue_state = 'ready', due_at = now()
+UPDATE run SET queue_state = 'ready', due_at = now(), turn = next_turn(fairness_group, priority)
  WHERE run_id = (SELECT run_id FROM run WHERE thread_id = :thread_id AND queue_state = 'queued'
                   ORDER BY sequence LIMIT 1)
    AND (SELECT sequence FROM run WHERE thread_id = :thread_id

@@ -35,6 +35,7 @@ from greenroom.queue.admission import (
 from greenroom.queue.states import CancelAction, RunStatus
 from greenroom.runs import queries
 from greenroom.runs.idempotency import Key, RepeatedRequestError, find_repeat, lock_key, write_key
+from greenroom.runs.priority import Priorities
 from greenroom.runs.schemas import RUN_FIELDS, RunCreate, RunCreateStateful, RunCreateStateless
 from greenroom.signals.sender import Signals
 from greenroom.streaming.frames import make_end, pack
@@ -90,6 +91,7 @@ def prepare(
     thread_id: UUID | None,
     own_thread_id: UUID | None = None,
     caller: Caller = ANYONE,
+    priorities: Priorities | None = None,
 ) -> Prepared:
     """Check a request and work out what the run will store.
 
@@ -98,8 +100,10 @@ def prepare(
     Args:
         thread_id: None for a stateless run, which gets a thread of its own.
         own_thread_id: the id of that thread; None makes one up.
+        priorities: who is asked about threads without settings; None: nobody.
     Raises:
         NotFound: no such assistant.
+        GraphFault, GraphsUnavailable: the owner's priority handler failed, or cannot be asked.
         InvalidRequest: `assistant_id` is neither a uuid nor a graph, or `webhook` breaks a rule.
         BadRequest: both `config.configurable` and `context` are given.
     """
@@ -111,13 +115,22 @@ def prepare(
     if scope is not None and body.assistant_id not in project.graphs:
         # Whether it may be seen is asked of Postgres, each time.
         hidden = partial(assistants.look, scope=scope)
-        return _make(project, body, hidden, thread_id, target, run_id, caller, is_fresh=True)
+        prepared = _make(project, body, hidden, thread_id, target, run_id, caller, is_fresh=True)
+        return priorities.settle(prepared) if priorities else prepared
 
     def make(find: Find, *, is_fresh: bool) -> Prepared:
         return _make(project, body, find, thread_id, target, run_id, caller, is_fresh=is_fresh)
 
     prepared = make(assistants.find, is_fresh=False)
-    return replace(prepared, again=lambda: make(assistants.look, is_fresh=True))
+    if priorities is not None:
+        prepared = priorities.settle(prepared)
+    standing = prepared.new.standing
+
+    def again() -> Prepared:
+        anew = make(assistants.look, is_fresh=True)
+        return replace(anew, new=replace(anew.new, standing=standing))
+
+    return replace(prepared, again=again)
 
 
 def _make(

@@ -66,7 +66,14 @@ def create_batch(body: list[RunCreateStateless]) -> list[dict[str, Any]]:
     """Create several stateless runs, all or none."""
     app = services()
     prepared = [
-        service.prepare(app.assistants, app.config.project, one, None, caller=caller())
+        service.prepare(
+            app.assistants,
+            app.config.project,
+            one,
+            None,
+            caller=caller(),
+            priorities=app.priorities,
+        )
         for one in body
     ]
     return service.admit_all(app.database, app.signals, prepared)
@@ -158,7 +165,14 @@ def cancel_many(body: RunsCancel, query: ActionQuery) -> None:
 
 def _create(thread_id: UUID | None, body: RunCreateStateful | RunCreateStateless) -> Reply:
     app = services()
-    prepared = service.prepare(app.assistants, app.config.project, body, thread_id, caller=caller())
+    prepared = service.prepare(
+        app.assistants,
+        app.config.project,
+        body,
+        thread_id,
+        caller=caller(),
+        priorities=app.priorities,
+    )
     try:
         run = service.admit(app.database, app.signals, prepared, idempotency_key())
     except RepeatedRequestError as repeated:
@@ -175,7 +189,7 @@ def _create_and_wait(
     with ExitStack() as stack:
         subscription = stack.enter_context(app.relay.subscribe_soon(target))
         prepared = service.prepare(
-            app.assistants, app.config.project, body, thread_id, target, caller()
+            app.assistants, app.config.project, body, thread_id, target, caller(), app.priorities
         )
         run_id = subscription.run_id = prepared.new.run_id
         path = f"/threads/{target}/runs/{run_id}"
@@ -210,7 +224,7 @@ def _create_and_stream(
     with ExitStack() as stack:
         subscription = stack.enter_context(app.relay.subscribe_soon(target))
         prepared = service.prepare(
-            app.assistants, app.config.project, body, thread_id, target, caller()
+            app.assistants, app.config.project, body, thread_id, target, caller(), app.priorities
         )
         run_id = subscription.run_id = prepared.new.run_id
         path = run_path(target, run_id, is_stateless=prepared.is_stateless)

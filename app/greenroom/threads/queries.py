@@ -222,6 +222,14 @@ def thread_exists(connection: Connection, thread_id: UUID, scope: Scope = None) 
     return connection.execute(query).one_or_none() is not None
 
 
+def find_standing(connection: Connection, thread_id: UUID, scope: Scope = None) -> AnyRow | None:
+    """A thread's place among others, group None if nobody was asked, and its metadata."""
+    query = select(thread.c.priority, thread.c.fairness_group, thread.c.metadata).where(
+        thread.c.thread_id == thread_id, *visible(thread.c.metadata, scope)
+    )
+    return connection.execute(query).one_or_none()
+
+
 def patch_thread(
     connection: Connection,
     thread_id: UUID,
