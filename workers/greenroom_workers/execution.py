@@ -8,10 +8,7 @@ import contextlib
 import math
 import threading
 import time
-import weakref
-from collections.abc import AsyncGenerator, Callable
-from dataclasses import dataclass, field
-from enum import Enum, auto
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
@@ -36,14 +33,17 @@ from greenroom.queue.states import CancelAction, RunStatus
 from greenroom.runs.queries import delete_checkpoints
 from greenroom.signals.keys import ATTEMPT_SECONDS, Keys
 from greenroom.signals.sender import SHOW, Signals
-from greenroom.streaming.encoder import Encoder, graph_modes
+from greenroom.streaming.encoder import Encoder
 from greenroom.streaming.replay import milliseconds
-from greenroom_workers.inputs import graph_config, graph_context, graph_input
+from greenroom_workers.active_run import ActiveRun, Stop, flush_apart
+from greenroom_workers.inputs import graph_config, is_temporary
 from greenroom_workers.io_thread import IoThread
-from greenroom_workers.outcomes import describe_cancel, describe_error, outcome_of
+from greenroom_workers.outcomes import describe_error, interrupted, outcome_of
+from greenroom_workers.own_tasks import OwnTasks, Stray
+from greenroom_workers.parts import parts_of
 from greenroom_workers.protocol_run import ProtocolRun, is_native, native_parts
 from greenroom_workers.publisher import RunEvents
-from greenroom_workers.run_threads import GraphStuck, RunThreads, break_into
+from greenroom_workers.run_threads import GraphStuck, RunThreads
 
 log = get_logger(__name__)
 
@@ -53,136 +53,8 @@ STOP_GRACE_SECONDS = 5.0
 STOP_REQUESTS = 3
 """How often it is asked before its run ends without it."""
 FLAG_DELAY_SECONDS = 0.02
-MOST_REMEMBERED = 1000
-"""Tasks of one run between two looks at which of them are gone."""
 LEFTOVER_SECONDS = 1.0
 """What tasks that a graph left running get to end in."""
-
-
-class Stop(Enum):
-    """Why a run that has not come to its end is stopped."""
-
-    CANCEL = auto()
-    TIMEOUT = auto()
-    SHUTDOWN = auto()
-    LOST = auto()
-    """The lease belongs to somebody else: whatever we did counts for nothing."""
-
-
-@dataclass(eq=False)
-class ActiveRun:
-    """A run on its way in this process. Other threads stop it, nobody else touches it."""
-
-    claim: Claim
-    loop: asyncio.AbstractEventLoop
-    leased_at: float
-    """When the lease was last asked for: it ends no earlier than its length after that."""
-    events: RunEvents = field(init=False)
-    protocol: ProtocolRun | None = None
-    """Its events of generation 2; None while nobody has asked for its thread's."""
-    is_concluding: bool = False
-    started: float = field(default_factory=time.monotonic)
-    stop: Stop | None = None
-    action: CancelAction | None = None
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set, on the run's loop, once there is a reason to stop."""
-    stopped_at: float | None = None
-    """When it was first asked to stop."""
-    thread_ident: int = field(default_factory=threading.get_ident)
-    is_abandoned: bool = False
-    """It was ended from outside, because its code never gave its thread back."""
-    is_work_left: bool = True
-    """Another run was due before its end, or nobody has looked."""
-    _task: asyncio.Task[Any] | None = None
-    _is_performing: bool = False
-    _gate: threading.Lock = field(default_factory=threading.Lock)
-
-    def begin(self, task: asyncio.Task[Any]) -> None:
-        """Say which task to cancel; a stop that came before takes effect at once."""
-        self._task = task
-        if self.stop is not None:
-            self._cancel()
-
-    def request_stop(self, stop: Stop, action: CancelAction | None = None) -> None:
-        """Stop the run, from any thread: the first reason counts, rollback outranks interrupt."""
-        if action is not None and self.action is not CancelAction.ROLLBACK:
-            self.action = action
-        if self.stop is None or stop is Stop.LOST:
-            self.stop = stop
-            self.stopped_at = self.stopped_at or time.monotonic()
-            self.call_soon(self._cancel)
-
-    def call_soon(self, call: Callable[[], None]) -> None:
-        """Have the run's loop call something, if there is still a loop."""
-        with contextlib.suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(call)
-
-    def enter(self) -> None:
-        """From here on the user's code has the thread, and may be broken into."""
-        with self._gate:
-            self._is_performing = True
-
-    def leave(self) -> None:
-        """The thread is ours again."""
-        with self._gate:
-            self._is_performing = False
-
-    def break_in(self) -> bool:
-        """Raise GraphStuck in the user's code, from another thread; False when it is not there."""
-        with self._gate:
-            if self._is_performing:
-                break_into(self.thread_ident)
-            return self._is_performing
-
-    async def events_kept(self) -> None:
-        """Wait until the logs hold what the run has told so far.
-
-        A checkpoint comes after that: an attempt that goes on from it would not repeat what got
-        lost.
-        """
-        await self.events.kept()
-        if self.protocol is not None:
-            await self.protocol.events.kept()
-
-    def _cancel(self) -> None:
-        self.stopping.set()
-        if self._task is not None:
-            self._task.cancel()
-
-
-@dataclass(eq=False)
-class Stray:
-    """What a run left at work when it ended: tasks that refuse to end, or threads of sync nodes."""
-
-    active: ActiveRun
-    loop: asyncio.AbstractEventLoop
-    nodes: RunThreads
-    since: float = field(default_factory=time.monotonic)
-    was_broken_into: bool = False
-
-
-class OwnTasks:
-    """A loop's tasks. asyncio.all_tasks goes through those of every loop in the process."""
-
-    def __init__(self) -> None:
-        self._made: list[weakref.ref[asyncio.Task[Any]]] = []
-        self._limit = MOST_REMEMBERED
-
-    def make(
-        self, loop: asyncio.AbstractEventLoop, coroutine: Any, **options: Any
-    ) -> asyncio.Task[Any]:
-        """Make a task: the loop's task factory."""
-        task = asyncio.Task(coroutine, loop=loop, **options)
-        if len(self._made) >= self._limit:
-            self._made = [made for made in self._made if made() is not None]
-            self._limit = max(MOST_REMEMBERED, 2 * len(self._made))
-        self._made.append(weakref.ref(task))
-        return task
-
-    def unfinished(self) -> set[asyncio.Task[Any]]:
-        """Those that have not ended; forgets all."""
-        made, self._made = self._made, []
-        return {task for known in made if (task := known()) is not None and not task.done()}
 
 
 class Executor:
@@ -660,7 +532,7 @@ class Executor:
         options: dict[str, Any] = {
             "cancel_action": action,
             "is_temporary": is_temporary(claim),
-            "end_frame": (events.next_seq, frame) if frame and events.is_resumable else None,
+            "end_frame": (events.next_seq, frame) if frame and events.is_logged else None,
             "end_events": end_events,
         }
         if claim.has_webhook:
@@ -711,72 +583,3 @@ class Executor:
         with self.database.statement() as connection:
             life.release_run(connection, claim.lease, delay_seconds=delay_seconds, is_charged=True)
         return "to be tried again"
-
-
-def flush_apart(active: ActiveRun) -> None:
-    """Wait until all that a broken-off run has told is in the logs: after its end nothing is kept.
-
-    On a loop of its own: on the run's, what was broken off would go on meanwhile.
-    """
-    apart = asyncio.new_event_loop()
-    try:
-        apart.run_until_complete(active.events.flushed())
-        if active.protocol is not None:
-            apart.run_until_complete(active.protocol.events.flushed())
-    finally:
-        apart.close()
-
-
-def is_temporary(claim: Claim) -> bool:
-    """The run brought a thread along that goes with it."""
-    return bool(claim.kwargs["temporary"]) and claim.kwargs["on_completion"] != "keep"
-
-
-def interrupted(claim: Claim, outcome: Outcome) -> Outcome:
-    """An end that somebody cancelled before it was written: the wish came first, and wins."""
-    return Outcome(
-        status=RunStatus.INTERRUPTED,
-        thread_status="idle" if outcome.thread_status == "error" else outcome.thread_status,
-        thread_error=describe_cancel(claim, CancelAction.INTERRUPT),
-        values=outcome.values,
-        output=outcome.output,
-        interrupts=outcome.interrupts,
-        config=outcome.config,
-        snapshot=outcome.snapshot,
-    )
-
-
-async def parts_of(
-    graph: Pregel[Any, Any, Any, Any], claim: Claim, encoder: Encoder
-) -> AsyncGenerator[tuple[tuple[str, ...], str, Any]]:
-    """Yield (namespace, mode, data) of everything that the graph streams."""
-    kwargs = claim.kwargs
-    options: dict[str, Any] = {
-        "context": graph_context(graph, kwargs["context"]),
-        "stream_mode": graph_modes(kwargs["stream_mode"]) or ["values"],
-        "interrupt_before": kwargs["interrupt_before"],
-        "interrupt_after": kwargs["interrupt_after"],
-        "durability": kwargs["durability"],
-        "subgraphs": bool(kwargs["subgraphs"]),
-    }
-    given, config = graph_input(kwargs), graph_config(claim)
-    if "events" in kwargs["stream_mode"]:
-        stream = graph.astream_events(given, config, version="v2", **options)
-        async for event in stream:
-            is_root = event["run_id"] == str(claim.lease.run_id)
-            if is_root and event["event"] == "on_chain_stream":
-                yield split_part(event["data"]["chunk"], has_namespace=options["subgraphs"])
-            else:
-                encoder.callback(event)
-        return
-    async for part in graph.astream(given, config, **options):
-        yield split_part(part, has_namespace=options["subgraphs"])
-
-
-def split_part(part: Any, *, has_namespace: bool) -> tuple[tuple[str, ...], str, Any]:
-    """Take langgraph's tuple apart: with subgraphs it begins with the namespace."""
-    if has_namespace:
-        namespace, mode, data = part
-        return tuple(namespace), mode, data
-    mode, data = part
-    return (), mode, data

@@ -14,7 +14,8 @@ from greenroom.database.engine import Database
 from greenroom.errors import AppError
 from greenroom.logs import get_logger
 from greenroom.queue import life
-from greenroom_workers.execution import Executor, Stop
+from greenroom_workers.active_run import Stop
+from greenroom_workers.execution import Executor
 
 log = get_logger(__name__)
 

@@ -94,3 +94,8 @@ def known_fields(schema: Any) -> frozenset[str] | None:
     if typing.is_typeddict(schema):
         return frozenset(schema.__annotations__)
     return None
+
+
+def is_temporary(claim: Claim) -> bool:
+    """The run brought a thread along that goes with it."""
+    return bool(claim.kwargs["temporary"]) and claim.kwargs["on_completion"] != "keep"

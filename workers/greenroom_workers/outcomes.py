@@ -124,3 +124,17 @@ def visible_config(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     kept = {key: value for key, value in config.items() if key != "metadata"}
     return {**kept, "configurable": configurable}
+
+
+def interrupted(claim: Claim, outcome: Outcome) -> Outcome:
+    """An end that somebody cancelled before it was written: the wish came first, and wins."""
+    return Outcome(
+        status=RunStatus.INTERRUPTED,
+        thread_status="idle" if outcome.thread_status == "error" else outcome.thread_status,
+        thread_error=describe_cancel(claim, CancelAction.INTERRUPT),
+        values=outcome.values,
+        output=outcome.output,
+        interrupts=outcome.interrupts,
+        config=outcome.config,
+        snapshot=outcome.snapshot,
+    )

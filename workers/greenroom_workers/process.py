@@ -26,10 +26,11 @@ from greenroom.signals.connection import connect
 from greenroom.signals.keys import Keys
 from greenroom.signals.sender import Signals
 from greenroom.webhooks.settings import read_settings
+from greenroom_workers.active_run import Stop
 from greenroom_workers.actors import declare_actors
 from greenroom_workers.broker import LOOK_SECONDS, make_broker
 from greenroom_workers.deliveries import Deliveries
-from greenroom_workers.execution import Executor, Stop
+from greenroom_workers.execution import Executor
 from greenroom_workers.heartbeat import Heartbeat
 from greenroom_workers.identity import make_worker_id
 from greenroom_workers.io_thread import IoThread

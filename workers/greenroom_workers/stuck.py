@@ -13,7 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from greenroom.errors import AppError
 from greenroom.logs import get_logger
-from greenroom_workers.execution import ActiveRun, Executor, Stop, Stray
+from greenroom_workers.active_run import ActiveRun, Stop
+from greenroom_workers.execution import Executor
+from greenroom_workers.own_tasks import Stray
 from greenroom_workers.run_threads import break_into
 
 log = get_logger(__name__)

@@ -1,0 +1,178 @@
+"""What a run tells on its way out: kept first if it must last, then sent, batch after batch."""
+
+import asyncio
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Generic, TypeVar
+
+from greenroom.encryption import seal
+from greenroom.errors import DatabaseUnavailable, LeaseLost
+from greenroom.graphs.group_commit import translated
+from greenroom.logs import get_logger
+from greenroom.queue.life import Lease
+from greenroom.streaming.frames import Batch, Kind, pack_pieces
+from greenroom_workers.io_thread import IoThread
+from greenroom_workers.kept import Kept, resolve
+
+log = get_logger(__name__)
+
+LARGEST_BACKLOG_BYTES = 4 * 1024 * 1024
+"""Beyond this the graph waits for Redis and Postgres instead of filling the memory."""
+AGAIN_SECONDS = 0.5
+"""Between two tries to keep events while Postgres is away."""
+
+T = TypeVar("T")
+
+
+class Outgoing(ABC, Generic[T]):
+    """One run's events of one kind. They come on the run's loop; the sending is the I/O loop's.
+
+    A batch leaves as soon as nothing of the run is on its way; what comes meanwhile is the next.
+    A failing publish never fails a run.
+    """
+
+    KEEP: ClassVar[str]
+    """Adds `payload` to the log while the lease holds; no row: it does not."""
+    SENDS_UNKEPT: ClassVar[bool]
+    """What could not be kept for an unknown reason is sent all the same."""
+
+    def __init__(
+        self,
+        io: IoThread,
+        lease: Lease,
+        started_ms: int,
+        channel: str,
+        on_lost: Callable[[], None],
+        *,
+        is_logged: bool,
+    ) -> None:
+        self.io = io
+        self.lease = lease
+        self.started_ms = started_ms
+        self.channel = channel
+        self.on_lost = on_lost
+        self.is_logged = is_logged
+        self.next_seq = 0
+        self._lock = threading.Lock()
+        self._waiting: list[T] = []
+        self._count = 0
+        self._bytes = 0
+        self._is_sending = False
+        self._idle: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._kept = Kept()
+
+    @abstractmethod
+    def _pack(self, events: Sequence[T]) -> bytes:
+        """The payload of a batch."""
+
+    @property
+    def is_full(self) -> bool:
+        """So much waits that the graph should too."""
+        return self._bytes > LARGEST_BACKLOG_BYTES
+
+    async def flushed(self) -> None:
+        """Wait until everything emitted so far is kept, if it shall be, and on its way."""
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            if not self._is_sending:
+                return
+            done = loop.create_future()
+            self._idle.append((loop, done))
+        await done
+
+    async def kept(self) -> None:
+        """Wait until everything emitted so far is in the log, or will never be; if there is one."""
+        if self.is_logged:
+            await self._kept.wait(self.next_seq)
+
+    def _goes_on_at(self, next_seq: int) -> None:
+        """Count from here on; everything before is kept."""
+        self.next_seq = next_seq
+        self._kept.tell(next_seq)
+
+    def _add(self, events: Sequence[T], count: int, size_bytes: int) -> bool:
+        """Leave numbered events for the next batch, under the lock; True: `_begin` must follow."""
+        self._waiting += events
+        self._count += count
+        self._bytes += size_bytes
+        was_sending, self._is_sending = self._is_sending, True
+        return not was_sending
+
+    def _begin(self) -> None:
+        self.io.loop.call_soon_threadsafe(lambda: self.io.loop.create_task(self._send()))
+
+    async def _send(self) -> None:
+        while (batch := self._take()) is not None:
+            try:
+                if self.is_logged:
+                    await self._keep_at_last(batch)
+            except LeaseLost:
+                self.on_lost()
+                continue
+            except Exception:
+                log.exception(
+                    "events not kept",
+                    run_id=self.lease.run_id,
+                    thread_id=self.lease.thread_id,
+                    channel=self.channel,
+                )
+                if not self.SENDS_UNKEPT:
+                    continue
+            finally:
+                self._kept.tell(batch.next_seq)
+            await self._publish(batch)
+
+    def _take(self) -> Batch | None:
+        with self._lock:
+            if not self._waiting:
+                self._is_sending = False
+                idle, self._idle = self._idle, []
+            else:
+                idle = []
+            events, self._waiting = self._waiting, []
+            count, self._count, self._bytes = self._count, 0, 0
+            first_seq = self.next_seq - count
+        for loop, done in idle:
+            loop.call_soon_threadsafe(resolve, done)
+        if not events:
+            return None
+        return self._batch(Kind.EVENTS, first_seq, count, self._pack(events))
+
+    def _batch(self, kind: Kind, first_seq: int, count: int, payload: bytes) -> Batch:
+        lease = self.lease
+        return Batch(kind, lease.run_id, lease.token, self.started_ms, first_seq, count, payload)
+
+    async def _keep_at_last(self, batch: Batch) -> None:
+        """Keep a batch, however long Postgres is away: what nobody can replay, nobody shall see.
+
+        Otherwise the next attempt would give other events the same numbers.
+
+        Raises:
+            LeaseLost: the run is another's by now, or back in the queue, or has ended.
+        """
+        while True:
+            try:
+                await self._keep(batch)
+            except DatabaseUnavailable as error:
+                log.debug("events wait", run_id=self.lease.run_id, error=str(error))
+                await asyncio.sleep(AGAIN_SECONDS)
+            else:
+                return
+
+    async def _keep(self, batch: Batch) -> None:
+        parameters = {
+            "run_id": self.lease.run_id,
+            "token": self.lease.token,
+            "first_seq": batch.first_seq,
+            "last_seq": batch.next_seq - 1,
+            "payload": seal(batch.frames),
+        }
+        with translated():
+            async with self.io.pool.connection() as connection:
+                cursor = await connection.execute(self.KEEP, parameters)
+                if await cursor.fetchone() is None:
+                    raise LeaseLost(f"run {self.lease.run_id} belongs to another worker")
+
+    async def _publish(self, batch: Batch) -> None:
+        await self.io.publish(self.channel, pack_pieces(batch))
