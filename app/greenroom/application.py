@@ -58,11 +58,9 @@ def create_app(config: Config | None = None) -> Flask:
     """
     config = config or load_config()
     configure_logs(config.log_level, as_json=config.log_json)
-    encryption.install(config.encryption_key, config.old_encryption_keys)
+    encryption.install(config.encryption_key, config.old_encryption_keys, config.encrypted_members)
     for key in http_settings.list_not_served(config.project):
         log.warning("langgraph.json asks for what is not there yet", key=key)
-    if config.plain_keys:
-        log.warning("metadata are not encrypted", setting="LANGGRAPH_AES_JSON_KEYS")
     app = Flask(__name__, static_folder=None)
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False

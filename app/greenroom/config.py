@@ -96,8 +96,8 @@ class Config:
     """How long one of the owner's auth handlers may take."""
     encryption_key: str = field(default="", repr=False)
     """Encrypts what is stored; empty: nothing is."""
-    plain_keys: str = ""
-    """LANGGRAPH_AES_JSON_KEYS: members of metadata that their owner takes to be encrypted."""
+    encrypted_members: frozenset[str] = frozenset()
+    """Names of members of metadata whose values are encrypted; needs a key."""
     old_encryption_keys: tuple[str, ...] = field(default=(), repr=False)
     """Of data that were written before the key was changed."""
     rate_limit: str = ""
@@ -171,7 +171,7 @@ def load_config(
             "GREENROOM_AUTH_TIMEOUT_SECONDS", Config.auth_timeout_seconds
         ),
         encryption_key=_aes_key("LANGGRAPH_AES_KEY", read.text("LANGGRAPH_AES_KEY", "")),
-        plain_keys=read.text("LANGGRAPH_AES_JSON_KEYS", ""),
+        encrypted_members=_encrypted_members(read),
         old_encryption_keys=tuple(
             _aes_key("GREENROOM_AES_OLD_KEYS", each.strip())
             for each in read.text("GREENROOM_AES_OLD_KEYS", "").split(",")
@@ -186,6 +186,13 @@ def load_config(
 
 
 AES_KEY_BYTES = (16, 24, 32)
+OUR_MEMBERS = frozenset(
+    {
+        *("assistant_id", "created_by", "graph_id", "run_id", "thread_id"),
+        *("counters_since_delta_snapshot", "delta_writes_versioned", "parents", "source", "step"),
+    }
+)
+"""Of metadata: what statements of ours and langgraph's look into."""
 BAKED_BLOCKS = ("auth", "checkpointer", "encryption", "http", "store", "webhooks")
 """Blocks of langgraph.json that images carry in the environment, as LANGGRAPH_AUTH and so on."""
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -330,6 +337,16 @@ def _aes_key(name: str, key: str) -> str:
     if key and len(key.encode()) not in AES_KEY_BYTES:
         raise ConfigError(f"{name}: a key must have 16, 24 or 32 bytes, not {len(key.encode())}")
     return key
+
+
+def _encrypted_members(read: "_Reader") -> frozenset[str]:
+    setting = "LANGGRAPH_AES_JSON_KEYS"
+    names = frozenset(each.strip() for each in read.text(setting, "").split(",") if each.strip())
+    if names and not read.text("LANGGRAPH_AES_KEY", ""):
+        raise ConfigError(f"{setting} needs LANGGRAPH_AES_KEY: without it nothing is encrypted")
+    if ours := sorted(names & OUR_MEMBERS):
+        raise ConfigError(f"{setting}: {', '.join(ours)} cannot be encrypted, the server needs it")
+    return names
 
 
 def _mount_prefix(prefix: str) -> str:

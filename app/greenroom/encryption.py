@@ -1,24 +1,32 @@
 """Encryption at rest: AES-GCM over whole payloads, with keys that only this server has.
 
+Of JSON that Postgres searches, the values under chosen names are encrypted one by one.
+
 A process installs its keys once, at its start; without a key `seal` gives its input back. Sealed
 bytes begin with MARK, which neither JSON nor an event begins with, so that rows from before the key
 stay readable.
 """
 
+import base64
+import binascii
 import hashlib
 import os
-from collections.abc import Iterable
-from typing import TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import Any, TypeAlias
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from sqlalchemy.exc import DontWrapMixin
 
-from greenroom.errors import AppError
+from greenroom import wire
+from greenroom.errors import AppError, InvalidRequest
 
 MARK = b"\x00greenroom\x01"
 ID_BYTES = 4
 NONCE_BYTES = 12
 HEAD_BYTES = len(MARK) + ID_BYTES + NONCE_BYTES
+TEXT_MARK = "greenroom:sealed:"
+"""What sealed bytes begin with where they must be text, because they lie in JSONB."""
 
 Readable: TypeAlias = bytes | memoryview
 
@@ -30,6 +38,22 @@ class WrongKey(AppError):
         super().__init__(
             "Stored data was encrypted with another key: set LANGGRAPH_AES_KEY to that key, or add "
             "it to GREENROOM_AES_OLD_KEYS"
+        )
+
+
+class NotStorable(InvalidRequest, DontWrapMixin):
+    """A text that would be taken for an encrypted one. SQLAlchemy hands it on as it is."""
+
+    def __init__(self) -> None:
+        super().__init__(f"a text may not begin with {TEXT_MARK!r}: this marks what is encrypted")
+
+
+class NotSearchable(InvalidRequest):
+    """What is searched for lies encrypted."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"metadata.{name} is encrypted (LANGGRAPH_AES_JSON_KEYS) and cannot be searched"
         )
 
 
@@ -73,15 +97,18 @@ def key_id(key: bytes) -> bytes:
 
 
 _keys: Keys | None = None
+_names: frozenset[str] = frozenset()
 
 
-def install(key: str, old_keys: Iterable[str] = ()) -> None:
+def install(key: str, old_keys: Iterable[str] = (), names: Iterable[str] = ()) -> None:
     """Encrypt and decrypt with these keys from now on, in this process; an empty one does neither.
 
     Args:
         old_keys: of data that was written before the key was changed.
+        names: of members whose values are encrypted where the JSON around them is searched.
     """
-    global _keys  # noqa: PLW0603 (column types have nothing else to ask)
+    global _keys, _names  # noqa: PLW0603 (column types have nothing else to ask)
+    _names = frozenset(names)
     olds = [each.encode() for each in old_keys]
     _keys = Keys(key.encode(), olds) if key else None
 
@@ -118,3 +145,106 @@ def unseal(stored: Readable) -> bytes:
 def unseal_maybe(stored: Readable | None) -> bytes | None:
     """The same of one that may be None."""
     return None if stored is None else unseal(stored)
+
+
+def seal_text(data: bytes) -> str:
+    """What is to be stored of a payload that lies in JSONB. Only where there is a key.
+
+    Raises:
+        WrongKey: there is none.
+    """
+    if _keys is None:
+        raise WrongKey
+    return TEXT_MARK + base64.b64encode(_keys.seal(data)).decode()
+
+
+def unseal_text(stored: str) -> bytes:
+    """Decrypt what `seal_text` gave.
+
+    Raises:
+        WrongKey: no key of this process fits, or it has been changed since.
+    """
+    try:
+        data = base64.b64decode(stored.removeprefix(TEXT_MARK), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise WrongKey from error
+    if _keys is None or not (stored.startswith(TEXT_MARK) and data.startswith(MARK)):
+        raise WrongKey
+    return _keys.unseal(data)
+
+
+def dumps_members(value: Any) -> bytes:
+    """JSON as it is stored where Postgres searches it: the values under chosen names encrypted.
+
+    Raises:
+        NotStorable: a text looks like an encrypted one.
+    """
+    text = wire.dumps(value)
+    if not _names and TEXT_MARK.encode() not in text:
+        return text
+    return wire.dumps(seal_members(value))
+
+
+def loads_members(text: str) -> Any:
+    """Decode what `dumps_members` gave, or what lay there before.
+
+    Raises:
+        WrongKey: a value is encrypted, and no key of this process fits.
+    """
+    value = wire.loads(text)
+    return unseal_members(value) if TEXT_MARK in text else value
+
+
+def seal_members(value: Any) -> Any:
+    """A copy of JSON data with the values under chosen names encrypted, at any depth.
+
+    Raises:
+        NotStorable: a text looks like an encrypted one.
+    """
+    match value:
+        case dict():
+            return {
+                name: seal_text(wire.dumps(each, repr)) if name in _names else seal_members(each)
+                for name, each in value.items()
+            }
+        case list() | tuple():
+            return [seal_members(each) for each in value]
+        case str() if value.startswith(TEXT_MARK):
+            raise NotStorable
+    return value
+
+
+def unseal_members(value: Any) -> Any:
+    """The opposite of `seal_members`, whatever the chosen names were then.
+
+    Raises:
+        WrongKey: a value is encrypted, and no key of this process fits.
+    """
+    match value:
+        case dict():
+            return {name: unseal_members(each) for name, each in value.items()}
+        case list():
+            return [unseal_members(each) for each in value]
+        case str() if value.startswith(TEXT_MARK):
+            return wire.loads(unseal_text(value))
+    return value
+
+
+def searchable(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a search wants stored JSON to contain, as it came.
+
+    Raises:
+        NotSearchable: a value that it names is encrypted.
+    """
+    level: list[Any] = [wanted] if _names else []
+    while level:
+        for each in level:
+            if isinstance(each, dict) and (hidden := _names & each.keys()):
+                raise NotSearchable(min(hidden))
+        level = [
+            child
+            for each in level
+            for child in (each.values() if isinstance(each, dict) else each)
+            if isinstance(child, dict | list)
+        ]
+    return wanted

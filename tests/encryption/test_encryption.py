@@ -1,7 +1,5 @@
 """What lies on the disk once there is a key, and who can read it."""
 
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -9,54 +7,12 @@ from uuid import uuid4
 import httpx
 import pytest
 from deployment import Deployment, events_of, get, join, new_thread, start, streaming, until
-from sqlalchemy import text
+from keyed import FIRST, SECOND, SECRET, files_with, serve, stop
 
 from greenroom import encryption
 from greenroom.config import load_config
 from greenroom.encryption import Keys, WrongKey
 from greenroom.errors import ConfigError
-
-FIRST, SECOND = "k" * 32, "the second key!!"
-SECRET = "a planted secret"
-
-
-@pytest.fixture
-def sealed() -> Iterator[Deployment]:
-    """Engines of one's own; the processes are started by the test, each with its keys."""
-    with tempfile.TemporaryDirectory(prefix="greenroom-test-") as directory:
-        Path(directory).chmod(0o755)
-        with Deployment(Path(directory)) as made:
-            yield made
-
-
-def serve(deployment: Deployment, **settings: str) -> httpx.Client:
-    """Start a web process and a worker with the same settings; a client of the web."""
-    url = deployment.start_web(**settings)
-    deployment.start_worker(**settings)
-    return deployment.client(url)
-
-
-def stop(deployment: Deployment) -> None:
-    """End every process but the engines."""
-    processes = [*deployment.workers, *deployment.webs.values()]
-    for process in processes:
-        process.terminate()
-    for process in processes:
-        process.wait(timeout=30)
-    deployment.workers.clear()
-    deployment.webs.clear()
-
-
-def files_with(deployment: Deployment, secret: str) -> list[str]:
-    """The database's files in which a text can be read, the log of its writes included."""
-    with deployment.database.statement() as connection:
-        connection.execute(text("CHECKPOINT"))
-    home = Path(deployment.value("SHOW data_directory"))
-    return [
-        str(file.relative_to(home))
-        for file in home.rglob("*")
-        if file.is_file() and secret.encode() in file.read_bytes()
-    ]
 
 
 def leave_traces(client: httpx.Client) -> dict[str, Any]:

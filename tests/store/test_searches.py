@@ -1,9 +1,11 @@
 """Searches: whole labels, filters, pages, namespaces."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from greenroom import encryption
 from greenroom.errors import BadRequest, InvalidRequest
 
 VALUES = {
@@ -15,12 +17,18 @@ VALUES = {
 }
 
 
-@pytest.fixture
-def filled(items: Any, space: list[str]) -> Any:
-    """VALUES in one namespace."""
-    for key, value in VALUES.items():
-        items.put(space, key, value)
-    return items
+@pytest.fixture(params=["plain", "encrypted", "mixed"])
+def filled(items: Any, space: list[str], request: pytest.FixtureRequest) -> Iterator[Any]:
+    """VALUES in one namespace: as they are, encrypted, or from before and after the key."""
+    encryption.install("k" * 32 if request.param == "encrypted" else "")
+    try:
+        for number, (key, value) in enumerate(VALUES.items()):
+            if request.param == "mixed" and number == 2:
+                encryption.install("k" * 32)
+            items.put(space, key, value)
+        yield items
+    finally:
+        encryption.install("")
 
 
 @pytest.mark.parametrize(
@@ -45,6 +53,13 @@ def filled(items: Any, space: list[str]) -> Any:
         ({"tags": ["red", "blue"]}, "a"),
         ({"tags": ["blue", "red"]}, ""),
         ({"tags": {"$contains": "red"}}, "a"),
+        ({"tags": {"$contains": ["red"]}}, ""),
+        ({"o": {"$contains": 1}}, "d"),
+        ({"o": {"$contains": True}}, ""),
+        ({"n": True}, ""),
+        ({"o": {"r": True}}, ""),
+        ({"o": {"$ne": {"p": {"q": 2.0}}}}, "acde"),
+        ({"n": {"$gt": False}}, ""),
         ({"o": {"p": {"q": 1}}}, "a"),
         ({"o": {"p": {"q": {"$gte": 1}}}}, "ab"),
         ({"o": {"$eq": {"p": {"q": 2}}}}, "b"),

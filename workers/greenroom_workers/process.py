@@ -79,7 +79,9 @@ def main() -> None:
         config = load_config()
         configure_logs(config.log_level, as_json=config.log_json)
         export_project_environment(config.project)
-        encryption.install(config.encryption_key, config.old_encryption_keys)
+        encryption.install(
+            config.encryption_key, config.old_encryption_keys, config.encrypted_members
+        )
         kind = ApartProcess if APART in sys.argv[1:] else WorkerProcess
         worker = kind(config)
     except ConfigError as error:

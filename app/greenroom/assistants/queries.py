@@ -16,7 +16,7 @@ from greenroom.database.engine import Statements
 from greenroom.database.pages import AnyRow, Page, read_page
 from greenroom.database.scope import Scope, is_visible, visible
 from greenroom.database.tables import assistant, assistant_version
-from greenroom.encryption import unseal
+from greenroom.encryption import searchable, unseal
 from greenroom.identifiers import system_assistant_id
 
 COLUMNS = (
@@ -221,7 +221,7 @@ def conditions(
     """What the filters of search and count mean; None does not filter."""
     found: list[Any] = visible(assistant.c.metadata, scope)
     if metadata:
-        found.append(assistant.c.metadata.contains(metadata))
+        found.append(assistant.c.metadata.contains(searchable(metadata)))
     if graph_id is not None:
         found.append(assistant.c.graph_id == graph_id)
     if name:
@@ -246,7 +246,7 @@ def list_versions(
         query = query.where(assistant_version.c.assistant_id == assistant.c.assistant_id)
         query = query.where(*visible(assistant.c.metadata, scope))
     if metadata:
-        query = query.where(assistant_version.c.metadata.contains(metadata))
+        query = query.where(assistant_version.c.metadata.contains(searchable(metadata)))
     query = query.order_by(assistant_version.c.version.desc()).limit(limit).offset(offset)
     return connection.execute(query).all()
 

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Select, extract, func, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import IntegrityError
 
+from greenroom import encryption
 from greenroom.database.pages import AnyRow, Page, read_page
 from greenroom.database.scope import Scope, visible
 from greenroom.database.tables import cron, cron_firing, thread
@@ -142,7 +143,7 @@ def conditions(
     if thread_id is not None:
         found.append(cron.c.thread_id == thread_id)
     if metadata:
-        found.append(cron.c.metadata.contains(metadata))
+        found.append(cron.c.metadata.contains(encryption.searchable(metadata)))
     if enabled is not None:
         found.append(cron.c.enabled.is_(enabled))
     return found

@@ -11,7 +11,7 @@ from psycopg2.extras import NamedTupleCursor
 from sqlalchemy import Connection, ExceptionContext, TextClause, create_engine, event
 from sqlalchemy import exc as sqlalchemy_errors
 
-from greenroom import wire
+from greenroom import encryption
 from greenroom.config import Config
 from greenroom.database.prepared import GENERIC_PLANS, PreparedText
 from greenroom.database.silence import CONNECT_SECONDS, GRACE_SECONDS, WATCH, Wait, session
@@ -62,8 +62,8 @@ class Database:
             # Every block below ends its transaction itself.
             pool_reset_on_return=None,
             connect_args=with_option(session(application_name, seconds), GENERIC_PLANS),
-            json_serializer=lambda value: wire.dumps(value).decode(),
-            json_deserializer=wire.loads,
+            json_serializer=lambda value: encryption.dumps_members(value).decode(),
+            json_deserializer=encryption.loads_members,
         )
         event.listen(self.engine, "checkout", refuse_dead_connection)
         event.listen(self.engine, "before_cursor_execute", renew_wait)

@@ -52,7 +52,8 @@ class RowReader(PostgresSaver):
 
     def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
         self.row = value
-        return super()._load_checkpoint_tuple(value)
+        metadata = encryption.unseal_members(value["metadata"])
+        return super()._load_checkpoint_tuple({**value, "metadata": metadata})
 
 
 class FencedSaver(BasePostgresSaver):
@@ -89,9 +90,9 @@ class FencedSaver(BasePostgresSaver):
         self._pending: deque[Put] = deque()
 
     @property
-    def reader(self) -> PostgresSaver:
+    def reader(self) -> RowReader:
         """Reads as this saver does: langgraph gives its copies other serializers."""
-        return PostgresSaver(self.store.reads, serde=self.serde)
+        return RowReader(self.store.reads, serde=self.serde)
 
     async def settled(self) -> None:
         """Return when everything is committed."""
@@ -322,7 +323,7 @@ class FencedSaver(BasePostgresSaver):
             put.size_bytes += len(blob or b"")
         head = wire.dumps({**checkpoint, "channel_values": inline}).decode()
         about = wire.dumps_clean(
-            get_serializable_checkpoint_metadata(config, metadata), repr
+            encryption.seal_members(get_serializable_checkpoint_metadata(config, metadata)), repr
         ).decode()
         parent = configurable.get("checkpoint_id")
         put.heads[thread_id, ns, checkpoint["id"]] = parent, head, about

@@ -341,7 +341,7 @@ def main(config: Config, call_seconds: float = CALL_SECONDS) -> None:
     """
     configure_logs(config.log_level, as_json=config.log_json)
     export_project_environment(config.project)
-    encryption.install(config.encryption_key, config.old_encryption_keys)
+    encryption.install(config.encryption_key, config.old_encryption_keys, config.encrypted_members)
     registry = load_registry(config.project)
     auth = load_auth(config)
     priority = load_priority(config)

@@ -3,6 +3,7 @@
 import asyncio
 import importlib
 import inspect
+import json
 import math
 import sys
 import threading
@@ -26,17 +27,20 @@ from langgraph.store.base import (
     tokenize_path,
 )
 from langgraph.store.postgres.aio import AsyncPostgresStore
-from langgraph.store.postgres.base import ANNIndexConfig, PostgresIndexConfig
-from psycopg import AsyncConnection
+from langgraph.store.postgres.base import PLACEHOLDER, ANNIndexConfig, PostgresIndexConfig
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
+from greenroom import encryption, wire
 from greenroom.config import Project
 from greenroom.errors import BadRequest, ConfigError, GraphFault, InvalidRequest
 from greenroom.graphs.factories import run_in_thread
 from greenroom.graphs.registry import _import_file, _module_name
-from greenroom.store.filters import read_member
+from greenroom.store.filters import Condition, read_member
 from greenroom.store.queries import REFRESH_FOUND
+from greenroom.store.sealed import FETCH, MAX_SCANNED, PAGE, Scan, declare, unseal
 from greenroom.store.settings import StoreSettings, read_settings
 
 MAX_TEXTS = 10_000
@@ -55,7 +59,7 @@ def open_store(pool: Pool, project: Project) -> AsyncPostgresStore:
     settings = read_settings(project)
     ttl = _ttl_config(settings)
     if settings.index is None:
-        return LongTermStore(pool, ttl=ttl)
+        return LongTermStore(pool, deserializer=open_value, ttl=ttl)
     embeddings = load_embeddings(settings.index.embed, project.directory)
     index = PostgresIndexConfig(
         dims=settings.index.dims,
@@ -63,7 +67,7 @@ def open_store(pool: Pool, project: Project) -> AsyncPostgresStore:
         fields=list(settings.index.fields),
         ann_index_config=ANNIndexConfig(kind="flat"),
     )
-    return LongTermStore(pool, index=index, ttl=ttl)
+    return LongTermStore(pool, deserializer=open_value, index=index, ttl=ttl)
 
 
 def _ttl_config(settings: StoreSettings) -> TTLConfig:
@@ -163,6 +167,39 @@ class LongTermStore(AsyncPostgresStore):
                     raise InvalidRequest(f"an item has more than {MAX_TEXTS} texts to embed")
                 yield from texts
 
+    async def _batch_search_ops(
+        self, search_ops: Any, results: list[Result], cur: AsyncCursor[DictRow]
+    ) -> None:
+        plain = []
+        for number, op in search_ops:
+            if op.filter and encryption.is_on():
+                results[number] = await self._scan(op, cur)
+            else:
+                plain.append((number, op))
+        if plain:
+            await super()._batch_search_ops(plain, results, cur)
+
+    async def _scan(self, op: SearchOp, cur: AsyncCursor[DictRow]) -> list[SearchItem]:
+        """Search by a filter that Postgres cannot look into: read all, decrypt, and choose."""
+        scan = Scan(_conditions(op.filter or {}), limit=op.limit, offset=op.offset)
+        unfiltered = op._replace(filter=None, refresh_ttl=False, limit=MAX_SCANNED + 1, offset=0)
+        ((sql, parameters),), wanted = super()._prepare_batch_search_queries([(0, unfiltered)])
+        if wanted and self.embeddings:
+            (vector,) = await self.embeddings.aembed_documents([op.query or ""])
+            parameters = [vector if each is PLACEHOLDER else each for each in parameters]
+        async with cur.connection.transaction():
+            await cur.execute(declare(sql), parameters)
+            while not scan.is_over:
+                await cur.execute(FETCH)
+                rows = await cur.fetchall()
+                scan.take((row, unseal(row["value"])) for row in rows)
+                if len(rows) < PAGE:
+                    break
+        if op.refresh_ttl and scan.found:
+            prefixes = [row["prefix"] for row, _ in scan.found]
+            await cur.execute(REFRESH_THESE, [prefixes, [row["key"] for row, _ in scan.found]])
+        return [_found_item(row, value) for row, value in scan.found]
+
     def _prepare_batch_search_queries(self, search_ops: Any) -> Any:
         # langgraph's way to prolong lives deadlocks when two searches find the same items.
         idle = [(number, op._replace(refresh_ttl=False)) for number, op in search_ops]
@@ -179,6 +216,8 @@ class LongTermStore(AsyncPostgresStore):
         # In one order everywhere: two batches with the same items must not wait for one another.
         put_ops = sorted(put_ops, key=lambda each: (each[1].namespace, each[1].key))
         queries, embedding = super()._prepare_batch_PUT_queries(put_ops)
+        if encryption.is_on():
+            queries = [(sql, [_sealed(each) for each in parameters]) for sql, parameters in queries]
         puts = [op for _, op in put_ops if op.value is not None]
         if self.index_config and puts:
             # Else a put that embeds less than the one before would leave vectors of the old value.
@@ -193,11 +232,7 @@ class LongTermStore(AsyncPostgresStore):
         return queries, embedding
 
     def _get_filter_condition(self, key: str, op: str, value: Any) -> tuple[str, list[Any]]:
-        try:
-            conditions = read_member([key], op, value)
-        except BadRequest as error:
-            # What langgraph's stores raise, for graphs that expect it.
-            raise ValueError(str(error)) from error
+        conditions = _conditions({key: {op: value}})
         parts = [each.sql.format(*["%s"] * len(each.operands)) for each in conditions]
         return " AND ".join(parts), [operand for each in conditions for operand in each.operands]
 
@@ -213,6 +248,55 @@ def _explicit(op: Op) -> Op:
     return op._replace(filter=filters)
 
 
+def _conditions(given: Mapping[str, Mapping[str, Any]]) -> list[Condition]:
+    """Read a filter whose equalities are spelt out."""
+    try:
+        return [
+            condition
+            for key, wanted in given.items()
+            for op, value in wanted.items()
+            for condition in read_member([key], op, value)
+        ]
+    except BadRequest as error:
+        # What langgraph's stores raise, for graphs that expect it.
+        raise ValueError(str(error)) from error
+
+
+def open_value(stored: Any) -> dict[str, Any]:
+    """The value of an item that is not an object as it lies: it is encrypted.
+
+    Raises:
+        WrongKey: no key of this process fits.
+    """
+    value: dict[str, Any] = wire.loads(unseal(stored))
+    return value
+
+
+def _sealed(parameter: Any) -> Any:
+    """Encrypt what would be JSONB; as strict as JSONB, else a graph would depend on its key."""
+    if not isinstance(parameter, Jsonb):
+        return parameter
+    text = json.dumps(parameter.obj, allow_nan=False)
+    if "\\u0000" in text:
+        text = json.dumps(wire.clean(parameter.obj), allow_nan=False)
+    return Jsonb(encryption.seal_text(text.encode()))
+
+
+def _found_item(row: DictRow, value: bytes) -> SearchItem:
+    return SearchItem(
+        namespace=tuple(row["prefix"].split(".")),
+        key=row["key"],
+        value=wire.loads(value),
+        created_at=row["created_at"],
+        updated_at=row["updated_at"],
+        score=None if row["score"] is None else float(row["score"]),
+    )
+
+
+REFRESH_THESE = (
+    "WITH found AS (SELECT * FROM unnest(%s::text[], %s::text[]) AS these (prefix, key)) "
+    f"{REFRESH_FOUND} SELECT"
+)
 FORGET_VECTORS = (
     "DELETE FROM store_vectors "
     "WHERE (prefix, key) IN (SELECT * FROM unnest(%s::text[], %s::text[]))"

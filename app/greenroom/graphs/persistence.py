@@ -13,6 +13,7 @@ from langgraph.checkpoint.base import (
     CheckpointMetadata,
     CheckpointTuple,
     get_checkpoint_id,
+    get_serializable_checkpoint_metadata,
 )
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.store.base import BaseStore
@@ -55,7 +56,13 @@ class ObservingSaver(AsyncPostgresSaver):
             versions = checkpoint["channel_versions"]
             unchanged = {name: versions[name] for name in inline if name in versions}
             new_versions = {**unchanged, **new_versions}
-        return await super().aput(config, checkpoint, metadata, new_versions)
+        # What the base class would take from the configuration it finds done.
+        about = encryption.seal_members(get_serializable_checkpoint_metadata(config, metadata))
+        return await super().aput(config, checkpoint, about, new_versions)
+
+    async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
+        metadata = encryption.unseal_members(value["metadata"])
+        return await super()._load_checkpoint_tuple({**value, "metadata": metadata})
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """See the base class."""

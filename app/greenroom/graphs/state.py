@@ -10,6 +10,7 @@ from langgraph.errors import InvalidUpdateError
 from langgraph.pregel import Pregel
 from langgraph.types import Command, Interrupt, PregelTask, Send, StateSnapshot, StateUpdate
 
+from greenroom.encryption import searchable
 from greenroom.errors import BadRequest
 
 Graph = Pregel[Any, Any, Any, Any]
@@ -58,10 +59,12 @@ async def read_history(
         before: only older ones: an id, `{"checkpoint_id"}` or `{"configurable": {...}}`.
         metadata: only those whose metadata contain it.
         checkpoint: `checkpoint_ns` for a nested graph's history; a `checkpoint_id` leaves that one.
+    Raises:
+        NotSearchable: what the metadata shall contain is encrypted.
     """
     target = _pointing_at(config, thread_id, checkpoint)
     snapshots: AsyncIterator[StateSnapshot] = graph.aget_state_history(
-        target, filter=dict(metadata or {}) or None, before=_before(before), limit=limit
+        target, filter=dict(searchable(metadata or {})) or None, before=_before(before), limit=limit
     )
     return [_state(snapshot) async for snapshot in snapshots]
 

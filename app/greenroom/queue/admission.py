@@ -8,10 +8,9 @@ from uuid import UUID
 
 from sqlalchemy import Connection
 
-from greenroom import wire
 from greenroom.database.engine import Statements
 from greenroom.database.scope import Scope
-from greenroom.encryption import seal
+from greenroom.encryption import dumps_members, seal
 from greenroom.errors import NotFound, ThreadBusy, ThreadStatusDiffers
 from greenroom.queue import outbox
 from greenroom.queue.life import settle
@@ -124,12 +123,12 @@ def admit_run(connection: Statements, new: NewRun, brings: NewThread | None = No
             "assistant_updated_at": new.assistant_updated_at,
             "graph_id": new.graph_id,
             "multitask_strategy": new.multitask_strategy,
-            "metadata": wire.dumps(new.metadata).decode(),
+            "metadata": dumps_members(new.metadata).decode(),
             "kwargs": seal(new.kwargs),
             "webhook": new.webhook,
-            "thread_metadata": wire.dumps(new.thread_metadata).decode(),
+            "thread_metadata": dumps_members(new.thread_metadata).decode(),
             "delay_seconds": max(0.0, new.delay_seconds),
-            "base_metadata": wire.dumps(new.base_metadata).decode(),
+            "base_metadata": dumps_members(new.base_metadata).decode(),
             "scope": new.scope,
             "priority": new.standing and new.standing.priority,
             "fairness_group": new.standing and new.standing.fairness_group,
@@ -149,7 +148,7 @@ def admit_run(connection: Statements, new: NewRun, brings: NewThread | None = No
 
 def _thread_parameters(brings: NewThread) -> dict[str, Any]:
     return {
-        "new_thread_metadata": wire.dumps(brings.metadata).decode(),
+        "new_thread_metadata": dumps_members(brings.metadata).decode(),
         "is_temporary": brings.is_temporary,
         "ttl_minutes": brings.ttl_minutes,
         "ttl_strategy": brings.ttl_strategy,

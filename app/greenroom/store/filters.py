@@ -1,7 +1,7 @@
 """What a search's filter means, as SQL on a `value` column; the same for the API and for graphs.
 
 A field that is missing counts as null: `$ne` matches it, a comparison does not. Numbers compare
-with numbers, strings with strings.
+with numbers, strings with strings. `greenroom.store.matching` says the same without Postgres.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +13,8 @@ from greenroom.errors import BadRequest
 
 MAX_CONDITIONS = 200
 COMPARISONS = {"$gt": ">", "$gte": ">=", "$lt": "<", "$lte": "<="}
+IS_OBJECT = "is an object"
+"""Not an operator of clients: what an object in a filter wants of the field that it stands for."""
 MATCHES = {
     "$eq": "COALESCE({field}, 'null') = CAST({operand} AS jsonb)",
     "$ne": "COALESCE({field}, 'null') <> CAST({operand} AS jsonb)",
@@ -31,6 +33,9 @@ class Condition:
     sql: str
     """With `{}` where each operand's placeholder goes."""
     operands: tuple[str, ...]
+    path: tuple[str, ...]
+    operator: str
+    operand: Any = None
 
 
 def read_filter(given: Mapping[str, Any]) -> list[Condition]:
@@ -78,16 +83,27 @@ def _operation(path: Sequence[str], operator: str, operand: Any) -> Condition:
             f"(jsonb_typeof({field}) = '{_comparable_type(operator, operand)}'"
             f" AND {field} {COMPARISONS[operator]} CAST({{}} AS jsonb))",
             (*path, *path, _encode(operand)),
+            tuple(path),
+            operator,
+            operand,
         )
     if operator not in MATCHES:
         raise BadRequest(f"Unsupported operator: {operator}")
     if operator in {"$in", "$nin"} and not isinstance(operand, list):
         raise BadRequest(f"{operator} needs a list")
-    return Condition(MATCHES[operator].format(field=field, operand="{}"), (*path, _encode(operand)))
+    return Condition(
+        MATCHES[operator].format(field=field, operand="{}"),
+        (*path, _encode(operand)),
+        tuple(path),
+        operator,
+        operand,
+    )
 
 
 def _is_object(path: Sequence[str]) -> Condition:
-    return Condition(f"jsonb_typeof({_field(path)}) = 'object'", tuple(path))
+    return Condition(
+        f"jsonb_typeof({_field(path)}) = 'object'", tuple(path), tuple(path), IS_OBJECT
+    )
 
 
 def _field(path: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from sqlalchemy import Connection, text
 
 from greenroom.database.pages import AnyRow
 from greenroom.store.filters import Condition
+from greenroom.store.sealed import FETCH, PAGE, Scan, declare, opened, to_store
 
 WILDCARD = "*"
 LIVE = "(expires_at IS NULL OR expires_at > now())"
@@ -59,6 +60,11 @@ REFRESH_FOUND = f"""
      WHERE store.prefix = due.prefix AND store.key = due.key
 )
 """
+REFRESH_THESE = f"""
+WITH found AS (
+    SELECT * FROM unnest(CAST(:prefixes AS text[]), CAST(:keys AS text[])) AS these (prefix, key)
+) {REFRESH_FOUND} SELECT
+"""
 DELETE_EXPIRED = text(
     """
     DELETE FROM store
@@ -86,7 +92,7 @@ def put_item(
         {
             "prefix": prefix,
             "key": key,
-            "value": value.decode(),
+            "value": to_store(value),
             "ttl_seconds": None if ttl_minutes is None else ttl_minutes * 60,
             "ttl_minutes": None if ttl_minutes is None else math.ceil(ttl_minutes),
         },
@@ -139,6 +145,28 @@ def search_items(
         SELECT {ITEM} FROM found {SEARCH_ORDER}
     """
     return connection.execute(text(statement), parameters).all()
+
+
+def scan_items(connection: Connection, labels: Sequence[str], scan: Scan, *, refresh: bool) -> None:
+    """As `search_items` of items that only we can read; wants a transaction.
+
+    Raises:
+        BadRequest: they are too many.
+        WrongKey: one is encrypted with a key that this process does not have.
+    """
+    parameters: dict[str, Any] = {}
+    where = [LIVE, *_at_or_below(labels, parameters)]
+    statement = f"SELECT {ITEM} FROM store WHERE {' AND '.join(where)} {SEARCH_ORDER}"
+    connection.execute(text(declare(statement)), parameters)
+    while not scan.is_over:
+        rows = connection.execute(text(FETCH)).all()
+        scan.take(opened(rows))
+        if len(rows) < PAGE:
+            break
+    if refresh and scan.found:
+        found = [row for row, _ in scan.found]
+        names = {"prefixes": [row.prefix for row in found], "keys": [row.key for row in found]}
+        connection.execute(text(REFRESH_THESE), names)
 
 
 def list_namespaces(

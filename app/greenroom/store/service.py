@@ -5,14 +5,15 @@ from typing import Any
 
 import orjson
 
-from greenroom import wire
+from greenroom import encryption, wire
 from greenroom.database.engine import Database
 from greenroom.database.pages import AnyRow
 from greenroom.errors import BadRequest, InvalidRequest
 from greenroom.graphs.client import GraphsClient
 from greenroom.store import queries
-from greenroom.store.filters import read_filter
+from greenroom.store.filters import Condition, read_filter
 from greenroom.store.schemas import ItemDelete, ItemPut, ItemQuery, ItemSearch, NamespaceSearch
+from greenroom.store.sealed import Scan, from_stored
 from greenroom.store.settings import StoreSettings
 
 Json = dict[str, Any]
@@ -68,7 +69,7 @@ def find(database: Database, settings: StoreSettings, query: ItemQuery, key: str
     refresh = settings.refresh_on_read if query.refresh_ttl is None else query.refresh_ttl
     with database.statement() as connection:
         found = queries.find_item(connection, query.namespace, key, refresh=refresh)
-    return None if found is None else _item(found)
+    return None if found is None else _item(found, from_stored(found.value))
 
 
 def delete(database: Database, body: ItemDelete) -> None:
@@ -89,7 +90,8 @@ def search(
     """Find items: the nearest first if there is a query and an index, else the last changed.
 
     Raises:
-        BadRequest: the filter cannot be understood, or more than MAX_ITEMS match.
+        BadRequest: the filter cannot be understood, more than MAX_ITEMS match, or more than
+            MAX_SCANNED would have to be decrypted.
         InvalidRequest: a label.
         GraphFault: the embedding function failed; GraphsUnavailable and GraphTimeout likewise.
     """
@@ -108,18 +110,31 @@ def search(
             offset=body.offset,
             refresh=refresh,
         )
+    items = _find_items(database, labels, conditions, body, refresh=refresh)
+    if len(items) > MAX_ITEMS:
+        raise BadRequest(f"more than {MAX_ITEMS} items match: ask for them in pages")
+    return {"items": [{**item, "score": None} for item in items]}
+
+
+def _find_items(
+    database: Database,
+    labels: Sequence[str],
+    conditions: Sequence[Condition],
+    body: ItemSearch,
+    *,
+    refresh: bool,
+) -> list[Json]:
+    limit = min(body.limit, MAX_ITEMS + 1)
+    if conditions and encryption.is_on():
+        scan = Scan(conditions, limit=limit, offset=body.offset)
+        with database.transaction() as connection:
+            queries.scan_items(connection, labels, scan, refresh=refresh)
+        return [_item(row, value) for row, value in scan.found]
     with database.statement() as connection:
         rows = queries.search_items(
-            connection,
-            labels,
-            conditions,
-            limit=min(body.limit, MAX_ITEMS + 1),
-            offset=body.offset,
-            refresh=refresh,
+            connection, labels, conditions, limit=limit, offset=body.offset, refresh=refresh
         )
-    if len(rows) > MAX_ITEMS:
-        raise BadRequest(f"more than {MAX_ITEMS} items match: ask for them in pages")
-    return {"items": [{**_item(row), "score": None} for row in rows]}
+    return [_item(row, from_stored(row.value)) for row in rows]
 
 
 def list_namespaces(database: Database, body: NamespaceSearch) -> list[list[str]]:
@@ -168,11 +183,11 @@ def _item_prefix(namespace: Sequence[str]) -> str:
     return ".".join(namespace)
 
 
-def _item(row: AnyRow) -> Json:
+def _item(row: AnyRow, value: bytes) -> Json:
     return {
         "namespace": row.prefix.split("."),
         "key": row.key,
-        "value": orjson.Fragment(row.value),
+        "value": orjson.Fragment(value),
         "created_at": row.created_at,
         "updated_at": row.updated_at,
     }

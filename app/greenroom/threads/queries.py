@@ -22,7 +22,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 
-from greenroom import wire
+from greenroom import encryption
 from greenroom.contract.fields import UUID_FORM
 from greenroom.database.engine import Statements
 from greenroom.database.pages import AnyRow, Page, read_page
@@ -306,7 +306,7 @@ def copy_thread(
     parameters = {
         "thread_id": thread_id,
         "copy_id": copy_id,
-        "changes": wire.dumps(changes or {}).decode(),
+        "changes": encryption.dumps_members(changes or {}).decode(),
         "scope": scope,
     }
     return connection.execute(COPY_THREAD, parameters).one_or_none()
@@ -378,7 +378,7 @@ def conditions(
         given = cast([str(each) for each in ids], ARRAY(Text))
         found.append(thread.c.thread_id == func.any(cast(given, ARRAY(Uuid))))
     if metadata:
-        found.append(thread.c.metadata.contains(metadata))
+        found.append(thread.c.metadata.contains(encryption.searchable(metadata)))
     if values:
         # JSONB holds no NUL; the wire shows it as U+FFFD.
         stored = func.convert_from(type_coerce(thread_state.c["values"], LargeBinary), "UTF8")
