@@ -27,7 +27,7 @@ from benchmarks.loop import Figures
 from benchmarks.processes import Processes, await_quiet
 from benchmarks.report import OURS, PEERS, Sample, Table
 from benchmarks.scenarios import SCENARIOS, Scenario
-from benchmarks.servers import Aegra, Floor, Greenroom, HttpServer, Reference, Server
+from benchmarks.servers import Aegra, Encrypted, Floor, Greenroom, HttpServer, Reference, Server
 from benchmarks.sizes import FULL, QUICK
 from greenroom.logs import configure_logs
 
@@ -177,7 +177,7 @@ class Harness:
         """Make one of the compared."""
         if name == "floor":
             return Floor(folder, self.sizes)
-        kinds = {kind.name: kind for kind in (Greenroom, Reference, Aegra)}
+        kinds = {kind.name: kind for kind in (Greenroom, Encrypted, Reference, Aegra)}
         return kinds[name](folder)
 
     def measure_server(self, number: int, server: Server) -> None:

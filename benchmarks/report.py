@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 OURS = "greenroom"
-PEERS = ("reference", "aegra", "floor")
+PEERS = ("reference", "aegra", "encrypted", "floor")
 Sample = dict[str, Any]
 
 

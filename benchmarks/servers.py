@@ -146,6 +146,10 @@ class Greenroom(HttpServer):
 
     name = "greenroom"
 
+    def settings(self) -> Mapping[str, str]:
+        """What is not left at its default."""
+        return {}
+
     def launch(self) -> Sequence[int]:
         """Start everything with one command."""
         data = self.folder / "data"
@@ -154,13 +158,27 @@ class Greenroom(HttpServer):
         argv += ["-c", self.project / "langgraph.json"]
         if self.slots:
             argv += ["--n-jobs-per-worker", str(self.slots)]
-        pid = self.spawn(argv, {})
+        pid = self.spawn(argv, self.settings())
         self.await_ok()
         self.counters = Counters(
             engine_uri(data, "postgres", "postgresql://greenroom", "/greenroom"),
             engine_uri(data, "redis", "redis://", "/0"),
         )
         return [pid]
+
+
+class Encrypted(Greenroom):
+    """The same with a key: its figures beside ours are what encryption costs."""
+
+    name = "encrypted"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.key = os.urandom(16).hex()
+
+    def settings(self) -> Mapping[str, str]:
+        """See the base class."""
+        return {"LANGGRAPH_AES_KEY": self.key}
 
 
 class Reference(HttpServer):
