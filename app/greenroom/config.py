@@ -171,7 +171,10 @@ def load_config(
             "GREENROOM_AUTH_TIMEOUT_SECONDS", Config.auth_timeout_seconds
         ),
         encryption_key=_aes_key("LANGGRAPH_AES_KEY", read.text("LANGGRAPH_AES_KEY", "")),
-        encrypted_members=_encrypted_members(read),
+        encrypted_members=_encrypted_members(
+            read.text("LANGGRAPH_AES_JSON_KEYS", ""),
+            has_key=bool(read.text("LANGGRAPH_AES_KEY", "")),
+        ),
         old_encryption_keys=tuple(
             _aes_key("GREENROOM_AES_OLD_KEYS", each.strip())
             for each in read.text("GREENROOM_AES_OLD_KEYS", "").split(",")
@@ -339,10 +342,10 @@ def _aes_key(name: str, key: str) -> str:
     return key
 
 
-def _encrypted_members(read: "_Reader") -> frozenset[str]:
+def _encrypted_members(listed: str, *, has_key: bool) -> frozenset[str]:
     setting = "LANGGRAPH_AES_JSON_KEYS"
-    names = frozenset(each.strip() for each in read.text(setting, "").split(",") if each.strip())
-    if names and not read.text("LANGGRAPH_AES_KEY", ""):
+    names = frozenset(each.strip() for each in listed.split(",") if each.strip())
+    if names and not has_key:
         raise ConfigError(f"{setting} needs LANGGRAPH_AES_KEY: without it nothing is encrypted")
     if ours := sorted(names & OUR_MEMBERS):
         raise ConfigError(f"{setting}: {', '.join(ours)} cannot be encrypted, the server needs it")

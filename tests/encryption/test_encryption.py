@@ -119,14 +119,22 @@ def runs_of(client: httpx.Client, thread_id: str) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_run_whose_input_cannot_be_read_ends_and_blocks_nobody(sealed: Deployment) -> None:
-    """A worker with another key gives it up after its attempts; the next run is served."""
-    url = sealed.start_web(LANGGRAPH_AES_KEY=FIRST)
+@pytest.mark.parametrize("names", ["", "note"])
+def test_a_run_whose_input_cannot_be_read_ends_and_blocks_nobody(
+    sealed: Deployment, names: str
+) -> None:
+    """A worker with another key gives it up after its attempts; the next run is served.
+
+    With names the metadata fail first, which the driver decodes.
+    """
+    url = sealed.start_web(LANGGRAPH_AES_KEY=FIRST, LANGGRAPH_AES_JSON_KEYS=names)
     with sealed.client(url) as client:
-        run = start(client, new_thread(client), "echo", input={"text": "x"})
+        thread_id, metadata = new_thread(client), {"note": SECRET}
+        run = start(client, thread_id, "echo", input={"text": "x"}, metadata=metadata)
         sealed.start_worker(LANGGRAPH_AES_KEY=SECOND)
         until(lambda: sealed.count_log("another key"))
         assert get(client, run)["status"] in {"pending", "running", "error"}
+        assert get(client, run)["metadata"]["note"] == SECRET
     other = sealed.start_web(LANGGRAPH_AES_KEY=SECOND)
     with sealed.client(other) as client:
         fine = start(client, new_thread(client), "echo", input={"text": "y"})

@@ -7,6 +7,8 @@ import pytest
 
 from greenroom import encryption
 from greenroom.errors import BadRequest, InvalidRequest
+from greenroom.store.filters import read_filter
+from greenroom.store.sealed import MAX_SCANNED, Scan
 
 VALUES = {
     "a": {"n": 2, "s": "x", "tags": ["red", "blue"], "o": {"p": {"q": 1}, "r": 1}},
@@ -163,3 +165,14 @@ def test_a_namespace_vanishes_with_its_last_item(tree: Any, space: list[str]) ->
     assert [*space, "u2", "plans"] in tree.namespaces(prefix=space)
     tree.delete([*space, "u2", "plans"], "k2")
     assert [*space, "u2", "plans"] not in tree.namespaces(prefix=space)
+
+
+def test_a_search_does_not_decrypt_without_end() -> None:
+    """It is refused with the remedy; up to the bound it goes on, and keeps one page."""
+    scan = Scan(read_filter({"n": {"$gte": 0}}), limit=2, offset=3)
+    scan.take((number, b'{"n":%d}' % number) for number in range(-4, 9))
+    assert [row for row, _ in scan.found] == [3, 4]
+    endless = Scan(read_filter({"n": 1}), limit=1, offset=0)
+    endless.take((None, b"{}") for _ in range(MAX_SCANNED))
+    with pytest.raises(BadRequest, match="longer namespace"):
+        endless.take([(None, b'{"n":1}')])
