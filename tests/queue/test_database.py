@@ -1,13 +1,10 @@
 """The blocks that a Database hands out, and what they leave behind."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import Connection, text
 
-from greenroom.config import Config, Project
 from greenroom.database.engine import Database
 from greenroom.errors import DatabaseUnavailable
 
@@ -18,16 +15,6 @@ COUNT = text("SELECT count(*) AS n FROM thread WHERE thread_id = :thread_id")
 
 class Refused(Exception):
     """Raised inside a block."""
-
-
-@pytest.fixture
-def single(database: Database, database_uri: str) -> Iterator[Database]:
-    """One connection, so that each block gets the one that the block before had."""
-    project = Project(directory=Path(), graphs={})
-    config = Config(database_uri=database_uri, redis_uri="redis://unused", project=project)
-    opened = Database(config, pool_size=1, application_name="tests")
-    yield opened
-    opened.close()
 
 
 def make(connection: Connection, thread_id: UUID) -> None:

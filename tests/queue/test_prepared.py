@@ -1,8 +1,6 @@
 """Texts that are planned once for a connection."""
 
 import re
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -10,7 +8,6 @@ import pytest
 from sqlalchemy import TextClause, text
 
 from greenroom.assistants.queries import FIND_FOR_RUN
-from greenroom.config import Config, Project
 from greenroom.database.engine import Database
 from greenroom.database.prepared import LIFE_SECONDS, PreparedText
 from greenroom.queue.admission import ADMIT_ON_NEW_THREAD
@@ -61,16 +58,6 @@ BYTES = frozenset(
         *("thread_error", "values"),
     }
 )
-
-
-@pytest.fixture
-def single(database: Database, database_uri: str) -> Iterator[Database]:
-    """One connection, so that each block gets the one that the block before had."""
-    project = Project(directory=Path(), graphs={})
-    config = Config(database_uri=database_uri, redis_uri="redis://unused", project=project)
-    opened = Database(config, pool_size=1, application_name="tests")
-    yield opened
-    opened.close()
 
 
 def plans(database: Database) -> list[Any]:
