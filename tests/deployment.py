@@ -124,8 +124,8 @@ class Deployment:
         process.wait(timeout=30)
         self.start_web(int(url.rpartition(":")[2]))
 
-    def start_web(self, port: int | None = None, **settings: str) -> str:
-        """Start a web process with its graphs process; its URL once it answers."""
+    def start_web(self, port: int | None = None, prefix: str = "", **settings: str) -> str:
+        """Start a web process with its graphs process; its URL once it answers, below `prefix`."""
         port = port or free_port()
         url = f"http://127.0.0.1:{port}"
         process = self._spawn("greenroom.cli.main", "web", PORT=str(port), **settings)
@@ -134,12 +134,17 @@ class Deployment:
         def answers() -> bool:
             assert process.poll() is None, self.log.read_text()[-4000:]
             try:
-                return httpx.get(f"{url}/ok", timeout=5).status_code == 200
+                return httpx.get(f"{url}{prefix}/ok", timeout=5).status_code == 200
             except httpx.HTTPError:
                 return False
 
         until(answers, 60)
         return url
+
+    def run_doomed_web(self, **settings: str) -> int:
+        """Start a web process that cannot serve; its exit code."""
+        settings = {"PORT": str(free_port()), **settings}
+        return self._spawn("greenroom.cli.main", "web", **settings).wait(timeout=60)
 
     def start_worker(
         self, module: str = "greenroom_workers.process", **settings: str

@@ -12,10 +12,19 @@ from greenroom.assistants.service import ensure_system_assistants
 from greenroom.assistants.views import assistants
 from greenroom.auth import settings as auth_settings
 from greenroom.config import Config, load_config
-from greenroom.contract import compression, cors, failures, http_settings, measure, protection
+from greenroom.contract import (
+    compression,
+    cors,
+    failures,
+    http_settings,
+    measure,
+    protection,
+    request_log,
+)
 from greenroom.contract.guard import Guard, list_uncovered
 from greenroom.contract.services import Services
 from greenroom.crons.views import crons
+from greenroom.custom_routes import views as custom_routes
 from greenroom.database.deployment import find_deployment
 from greenroom.database.engine import Database
 from greenroom.errors import AppError
@@ -59,14 +68,15 @@ def create_app(config: Config | None = None) -> Flask:
     config = config or load_config()
     configure_logs(config.log_level, as_json=config.log_json)
     encryption.install(config.encryption_key, config.old_encryption_keys, config.encrypted_members)
-    for key in http_settings.list_not_served(config.project):
-        log.warning("langgraph.json asks for what is not there yet", key=key)
     app = Flask(__name__, static_folder=None)
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
     app.extensions["greenroom"] = build_services(config)
+    http = http_settings.read_settings(config.project)
     failures.install(app)
+    if http.logged is not None:
+        request_log.install(app, http.logged)
     compression.install(app)
     cors.install(app, config.cors)
     protection.install(app)
@@ -75,10 +85,11 @@ def create_app(config: Config | None = None) -> Flask:
         from greenroom.contract import rate  # noqa: PLC0415 (its library is for those who use it)
 
         rate.install(app)
-    disabled = http_settings.read_settings(config.project).disabled
+    if http.app is not None:
+        custom_routes.install(app, config, http)
     resources = (assistants, threads, states, runs, joins, protocol, crons, webhooks, store, system)
     for blueprint in resources:
-        if blueprint.name in disabled:
+        if blueprint.name in http.disabled:
             if blueprint is system:
                 app.register_blueprint(health, url_prefix=config.mount_prefix or None)
             continue

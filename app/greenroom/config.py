@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from greenroom.errors import ConfigError
+from greenroom.jail import check_files
 
 DATABASE_NAMES = ("DATABASE_URI", "POSTGRES_URI", "POSTGRES_URI_CUSTOM", "DATABASE_URL")
 REDIS_NAMES = ("REDIS_URI", "REDIS_URI_CUSTOM", "REDIS_URL")
@@ -114,6 +115,11 @@ class Config:
         """How often a worker renews its leases: three chances before one runs out."""
         return self.lease_seconds / 3
 
+    @property
+    def custom_socket(self) -> str:
+        """Path of the Unix socket on which the graphs process serves `http.app`."""
+        return f"{self.graphs_socket}.app"
+
 
 def load_config(
     config_file: str | Path | None = None, environment: Mapping[str, str] | None = None
@@ -205,7 +211,8 @@ def load_project(path: Path, environment: Mapping[str, str]) -> Project:
     """Read langgraph.json, or LANGSERVE_GRAPHS where an image has baked the graphs in.
 
     Raises:
-        ConfigError: the file is missing, is not JSON, or a key in it has the wrong form.
+        ConfigError: the file is missing, is not JSON, a key in it has the wrong form, or names a
+            file that lies elsewhere.
     """
     baked = environment.get("LANGSERVE_GRAPHS")
     if path.is_file():
@@ -221,18 +228,23 @@ def load_project(path: Path, environment: Mapping[str, str]) -> Project:
         )
     if not isinstance(raw, dict):
         raise ConfigError(f"{path} must hold a JSON object")
+    named_by_file = dict(raw)
     if baked:
         raw["graphs"] = _json_variable("LANGSERVE_GRAPHS", baked)
+        named_by_file.pop("graphs", None)
     for block in BAKED_BLOCKS:
         name = f"LANGGRAPH_{block.upper()}"
         if text := environment.get(name):
             raw[block] = _json_variable(name, text)
+            named_by_file.pop(block, None)
     if raw.get("encryption"):
         raise ConfigError(
             f'{path}: "encryption" is not supported, and nothing would be encrypted by it: set '
             "LANGGRAPH_AES_KEY instead"
         )
     directory = path.resolve().parent
+    # Not `env` of the file itself: it could give leave to what it names.
+    check_files(named_by_file, directory, environment.get("GREENROOM_ALLOWED_PATHS", ""), path)
     return Project(
         directory=directory,
         graphs=_graphs(raw.get("graphs"), path),

@@ -1,6 +1,7 @@
 """Which routes are served, and which headers runs learn of."""
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,16 +9,17 @@ from typing import Any
 
 import httpx
 import pytest
-from deployment import PROJECT, Deployment
+from deployment import PROJECT, Deployment, until
 
 from greenroom.config import Project
-from greenroom.contract.http_settings import list_not_served, read_settings
+from greenroom.contract.http_settings import read_settings
 from greenroom.errors import ConfigError
 
 HTTP = {
     "disable_store": True,
     "disable_meta": True,
     "configurable_headers": {"includes": ["x-tenant*"], "excludes": ["x-tenant-secret"]},
+    "logging_headers": {"includes": ["x-*", "authorization"], "excludes": ["x-private*"]},
 }
 
 
@@ -31,11 +33,8 @@ def narrowed() -> Iterator[Deployment]:
     with tempfile.TemporaryDirectory(prefix="greenroom-test-") as name:
         directory = Path(name)
         directory.chmod(0o755)
-        project = json.loads(PROJECT.read_text())
-        folder = PROJECT.parent
-        graphs = {key: each.replace("./", f"{folder}/") for key, each in project["graphs"].items()}
-        file = directory / "langgraph.json"
-        file.write_text(json.dumps({**project, "graphs": graphs, "http": HTTP}))
+        file = shutil.copytree(PROJECT.parent, directory / "project") / "langgraph.json"
+        file.write_text(json.dumps({**json.loads(PROJECT.read_text()), "http": HTTP}))
         with Deployment(directory / "server", file) as made:
             made.start_web()
             yield made
@@ -74,6 +73,53 @@ def test_runs_learn_of_the_headers_that_were_asked_for(narrowed: Deployment) -> 
     assert not {"x-tenant-secret", "x-other"} & found.keys()
 
 
+def test_requests_are_logged_with_the_headers_that_were_asked_for(narrowed: Deployment) -> None:
+    """Without what is excluded, and without what is secret by its name; other lines carry them."""
+    headers = {
+        "X-Request-Id": "seen-in-the-log",
+        "X-Private-Note": "hidden-1",
+        "X-Api-Key": "hidden-2",
+        "Authorization": "hidden-3",
+        "X-Auth-Token": "hidden-4",
+        "X-Long": "y" * 5000,
+    }
+    with narrowed.client() as client:
+        assert client.get("/threads/not-a-uuid", headers=headers).status_code == 422
+        # On the same connection: what was bound for the request before is gone.
+        assert client.post("/threads/search", json={}).status_code == 200
+
+    def lines(path: str) -> list[str]:
+        found = narrowed.log.read_text().splitlines()
+        return [line for line in found if f"path={path} " in f"{line} " and "status=" in line]
+
+    (line,) = until(lambda: lines("/threads/not-a-uuid"))
+    assert "status=422" in line
+    assert "seen-in-the-log" in line
+    assert "y" * 512 in line
+    assert "y" * 513 not in line
+    (other,) = until(lambda: lines("/threads/search"))
+    assert "seen-in-the-log" not in other
+    assert "hidden-" not in narrowed.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("rules", "chosen"),
+    [
+        ({"includes": ["*"]}, {"x-a", "idempotency-key"}),
+        ({"includes": ["*"], "excludes": ["x-*"]}, {"idempotency-key"}),
+        ({"includes": ["authorization", "cookie", "x-csrf-token"]}, set()),
+        ({"excludes": ["x-a"]}, set()),
+    ],
+)
+def test_no_pattern_and_no_name_puts_a_secret_into_the_log(rules: Any, chosen: set[str]) -> None:
+    """Whatever is asked for."""
+    names = ("X-A", "Idempotency-Key", "Authorization", "Proxy-Authorization", "Cookie")
+    secret = ("X-Api-Key", "X-CSRF-Token", "Client-Secret", "X-Session", "Signature")
+    found = read_settings(project_of({"logging_headers": rules})).logged
+    assert found is not None
+    assert set(found.choose((name, "1") for name in (*names, *secret))) == chosen
+
+
 @pytest.mark.parametrize(
     ("rules", "chosen"),
     [
@@ -92,14 +138,6 @@ def test_patterns_give_no_credentials_away(rules: Any, chosen: set[str]) -> None
     assert set(found.choose(given)) == chosen
 
 
-def test_what_is_asked_for_and_not_there_is_named() -> None:
-    """So that nobody waits for routes or priorities that never come."""
-    raw = {"http": {"app": "./app.py:app"}}
-    project = Project(directory=Path(), graphs={}, raw=raw)
-    assert list_not_served(project) == ["http.app"]
-    assert list_not_served(project_of({"disable_store": True})) == []
-
-
 @pytest.mark.parametrize(
     "http",
     [
@@ -108,6 +146,11 @@ def test_what_is_asked_for_and_not_there_is_named() -> None:
         {"configurable_headers": ["x"]},
         {"configurable_headers": {"includes": "x"}},
         {"configurable_headers": {"excludes": [1]}},
+        {"logging_headers": {"includes": "x"}},
+        {"app": "./app.py"},
+        {"app": 1},
+        {"enable_custom_route_auth": "yes"},
+        {"middleware_order": "never"},
     ],
 )
 def test_a_wrong_block_is_refused(http: Any) -> None:

@@ -1,6 +1,7 @@
 """Cross-origin requests: what browsers ask before and read after (Fetch standard, section 3.3)."""
 
 import re
+from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
 
@@ -18,6 +19,12 @@ def allowed_origin(cors: Cors, origin: str) -> str | None:
     if origin in cors.allow_origins or (pattern and re.fullmatch(pattern, origin)):
         return origin
     return None
+
+
+def may_open_socket(cors: Cors, origin: str | None, host: str) -> bool:
+    """Whether a WebSocket may be opened: browsers do not ask before, so the server looks."""
+    is_own = not origin or urlsplit(origin).netloc == host
+    return is_own or allowed_origin(cors, origin or "") is not None
 
 
 def install(app: Flask, cors: Cors) -> None:
@@ -48,7 +55,7 @@ def install(app: Flask, cors: Cors) -> None:
 
     @app.after_request
     def mark(response: Response) -> Response:
-        response.headers["vary"] = "Origin"
+        response.vary.add("Origin")
         origin = request.headers.get("origin")
         value = allowed_origin(cors, origin) if origin else None
         if value is not None:

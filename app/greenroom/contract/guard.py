@@ -56,6 +56,8 @@ class Guard:
         if known is not None:
             return known
         wants_body = self.rules()["wants_body"]
+        # Whoever passes the request on must know that there is nothing left to read.
+        g.has_read_body = wants_body
         answer = self._graphs.authenticate(
             method=request.method,
             path=request.path,

@@ -26,6 +26,8 @@ def install(app: Flask) -> None:
     def count(response: Response) -> Response:
         # The route, not the path: ids would make a series each.
         path = request.url_rule.rule if request.url_rule else "unknown"
+        if g.get("is_custom"):
+            path = "custom"
         REQUESTS.labels(request.method, path, response.status_code).inc()
         if (started := g.get("started")) is not None:
             LATENCY.labels(request.method, path).observe(time.perf_counter() - started)

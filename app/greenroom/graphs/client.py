@@ -26,6 +26,10 @@ MAX_IDLE_CONNECTIONS = 32
 # Shorter than the host's keep-alive, so that it is we who close first.
 MAX_IDLE_SECONDS = 60.0
 RECONNECT_PAUSE_SECONDS = 0.05
+REQUEST_HEADER = "greenroom-request"
+"""On requests to `http.app`: what is known of them beside their headers. Never a client's own."""
+MAX_HEAD_BYTES = 4 * 1024 * 1024
+"""Of those requests: above what gunicorn lets through and what a handler tells of a caller."""
 
 
 class GraphTimeout(GraphFault):
@@ -248,6 +252,10 @@ class GraphsClient:
     def assign_priority(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """What a thread's runs shall have; see `PriorityHandler.assign`."""
         return _loads_object(self._post("/priority/assign", **fields))
+
+    def custom_routes(self) -> dict[str, Any]:
+        """Which requests are for `http.app`; see `custom_app.describe_routes`."""
+        return _loads_object(self._post("/app/routes"))
 
     def check_health(self) -> None:
         """Return when the graphs process answers; waits as long as any call does."""

@@ -10,7 +10,7 @@ import signal
 import socket
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +35,7 @@ from greenroom.errors import (
 )
 from greenroom.graphs.auth_handlers import AuthHandlers
 from greenroom.graphs.client import GraphTimeout
+from greenroom.graphs.custom_app import CustomApp, describe_routes, load_custom_app, serving
 from greenroom.graphs.encoding import encode_json
 from greenroom.graphs.factories import Access, run_in_thread
 from greenroom.graphs.introspection import draw_graph, graph_schemas, subgraph_schemas
@@ -97,7 +98,9 @@ class GraphsApp:
         call_seconds: float,
         auth: AuthHandlers | None = None,
         priority: PriorityHandler | None = None,
+        custom: CustomApp | None = None,
     ) -> None:
+        self._custom_routes = describe_routes(custom)
         self._registry = registry
         self._persistence = persistence
         self._call_seconds = call_seconds
@@ -120,6 +123,7 @@ class GraphsApp:
             "/auth/authenticate": self._authenticate,
             "/auth/authorise": self._authorise,
             "/priority/assign": self._assign_priority,
+            "/app/routes": self._list_custom_routes,
             "/health": self._health,
         }
 
@@ -273,6 +277,9 @@ class GraphsApp:
             raise NotFound("langgraph.json has no priority.path")
         return wire.dumps(await self._priority.assign(call.fields))
 
+    async def _list_custom_routes(self, _: Call) -> bytes:
+        return wire.dumps(self._custom_routes)
+
     async def _health(self, _: Call) -> bytes:
         return b'{"ok":true}'
 
@@ -337,7 +344,8 @@ def main(config: Config, call_seconds: float = CALL_SECONDS) -> None:
     Args:
         call_seconds: how long one call may take; less than the client waits.
     Raises:
-        ConfigError: the socket's path cannot be used, or another process listens there.
+        ConfigError: the socket's path cannot be used, or another process listens there; `auth.path`
+            or `http.app` cannot be used.
     """
     configure_logs(config.log_level, as_json=config.log_json)
     export_project_environment(config.project)
@@ -345,14 +353,18 @@ def main(config: Config, call_seconds: float = CALL_SECONDS) -> None:
     registry = load_registry(config.project)
     auth = load_auth(config)
     priority = load_priority(config)
+    custom = load_custom_app(config)
     listener = _listen(config.graphs_socket)
-    # uvicorn stops at these by itself, and raises them once more afterwards: ended is enough.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
     calm_collector()
     log.info("graphs loaded", loaded=len(registry.loaded), broken=sorted(registry.broken))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, registry, auth, priority, listener, call_seconds))
+    with ExitStack() as stack:
+        if custom is not None:
+            stack.enter_context(serving(custom, _listen(config.custom_socket)))
+        # uvicorn stops at these by itself, and raises them once more afterwards: ended is enough.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
+        runner = stack.enter_context(asyncio.Runner(loop_factory=uvloop.new_event_loop))
+        runner.run(_serve(config, registry, auth, priority, custom, listener, call_seconds))
 
 
 def load_auth(config: Config) -> AuthHandlers | None:
@@ -377,12 +389,13 @@ async def _serve(
     registry: Registry,
     auth: AuthHandlers | None,
     priority: PriorityHandler | None,
+    custom: CustomApp | None,
     listener: socket.socket,
     call_seconds: float,
 ) -> None:
     async with open_persistence(config) as persistence:
         settings = uvicorn.Config(
-            GraphsApp(registry, persistence, call_seconds, auth, priority),
+            GraphsApp(registry, persistence, call_seconds, auth, priority, custom),
             lifespan="off",
             ws="none",
             log_config=None,

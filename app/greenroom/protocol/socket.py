@@ -6,7 +6,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import gevent
@@ -24,7 +23,7 @@ from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import ProtocolError
 
 from greenroom import wire
-from greenroom.contract.cors import allowed_origin
+from greenroom.contract.cors import may_open_socket
 from greenroom.contract.services import Services
 from greenroom.errors import AppError, BadRequest, Unavailable
 from greenroom.logs import get_logger
@@ -60,12 +59,7 @@ def serve_socket(app: Services, thread_id: UUID, commands: Commands) -> Response
     Raises:
         BadRequest: not a handshake that we understand, or from an origin that may not.
     """
-    origin = request.headers.get("origin")
-    if (
-        origin
-        and urlsplit(origin).netloc != request.host
-        and not allowed_origin(app.config.cors, origin)
-    ):
+    if not may_open_socket(app.config.cors, request.headers.get("origin"), request.host):
         raise BadRequest("Disallowed origin")
     connection = WSConnection(ConnectionType.SERVER)
     headers = [
