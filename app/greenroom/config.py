@@ -237,14 +237,14 @@ def load_project(path: Path, environment: Mapping[str, str]) -> Project:
         if text := environment.get(name):
             raw[block] = _json_variable(name, text)
             named_by_file.pop(block, None)
+    directory = path.resolve().parent
+    # Not `env` of the file itself: it could give leave to what it names.
+    check_files(named_by_file, directory, environment.get("GREENROOM_ALLOWED_PATHS", ""), path)
     if raw.get("encryption"):
         raise ConfigError(
             f'{path}: "encryption" is not supported, and nothing would be encrypted by it: set '
             "LANGGRAPH_AES_KEY instead"
         )
-    directory = path.resolve().parent
-    # Not `env` of the file itself: it could give leave to what it names.
-    check_files(named_by_file, directory, environment.get("GREENROOM_ALLOWED_PATHS", ""), path)
     return Project(
         directory=directory,
         graphs=_graphs(raw.get("graphs"), path),
