@@ -24,7 +24,6 @@ from greenroom.contract import (
 from greenroom.contract.guard import Guard, list_uncovered
 from greenroom.contract.services import Services
 from greenroom.crons.views import crons
-from greenroom.custom_routes import views as custom_routes
 from greenroom.database.deployment import find_deployment
 from greenroom.database.engine import Database
 from greenroom.errors import AppError
@@ -86,7 +85,9 @@ def create_app(config: Config | None = None) -> Flask:
 
         rate.install(app)
     if http.app is not None:
-        custom_routes.install(app, config, http)
+        from greenroom.custom_routes import views  # noqa: PLC0415 (as above)
+
+        views.install(app, config, http)
     resources = (assistants, threads, states, runs, joins, protocol, crons, webhooks, store, system)
     for blueprint in resources:
         if blueprint.name in http.disabled:

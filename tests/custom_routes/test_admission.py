@@ -1,13 +1,20 @@
 """Whose a request is, and who may make it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
+from http.client import HTTPConnection
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
 from deployment import Deployment
+from starlette.applications import Starlette
+from starlette.routing import Route
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+
+from greenroom.custom_routes.table import read_table
+from greenroom.graphs.custom_app import CustomApp, describe_routes
 
 Serve = Callable[..., AbstractContextManager[httpx.Client]]
 AUTH = {"path": "./auth.py:auth"}
@@ -82,14 +89,33 @@ def test_a_route_in_place_of_ours_is_as_closed_as_ours(half_open: httpx.Client) 
     assert answer.json() == "counted by the owner"
 
 
+@pytest.mark.parametrize("name", ["search", "count"])
 @pytest.mark.parametrize(
-    "path", ["//threads/search", "/threads%2Fsearch", "/x/../threads/search", "/THREADS/search"]
+    "path", ["//threads/{}", "/threads%2F{}", "/x/../threads/{}", "/THREADS/{}", "/threads/{}%0A"]
 )
-def test_no_spelling_leads_round_the_door(half_open: httpx.Client, path: str) -> None:
-    """A path that the application does not have is looked at as ever."""
-    answer = half_open.post(path, json={})
-    assert answer.status_code in {401, 404, 405}
-    assert "thread_id" not in answer.text
+def test_no_spelling_leads_round_the_door(half_open: httpx.Client, path: str, name: str) -> None:
+    """Neither to a route of ours nor to one in its place."""
+    address = urlsplit(str(half_open.base_url))
+    with closing(HTTPConnection(address.netloc, timeout=60)) as raw:
+        # As it is written: other clients tidy paths up.
+        raw.request("POST", path.format(name), b"{}", {"content-type": "application/json"})
+        answer = raw.getresponse()
+        said = answer.read()
+    assert answer.status in {401, 404, 405}
+    assert b"counted" not in said
+
+
+def test_a_frameworks_own_description_does_not_hide_ours() -> None:
+    """FastAPI has pages at the paths of ours."""
+    app = Starlette(routes=[Route(path, endpoint=print) for path in ("/docs", "/mine")])
+    app.docs_url = "/docs"  # type: ignore[attr-defined]
+    described = describe_routes(CustomApp(app, "./app.py:app"))
+    assert described["is_opaque"] is False
+    table = read_table(described)
+    assert table.has("GET", "/mine", is_socket=False)
+    assert not table.has("GET", "/docs", is_socket=False)
+    assert table.may_have("/docs", is_socket=False)
+    assert not table.may_have("/other", is_socket=False)
 
 
 def test_a_prefix_is_the_applications_too(

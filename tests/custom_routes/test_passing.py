@@ -206,12 +206,12 @@ def test_without_the_graphs_process_its_routes_are_a_503(engines: Deployment) ->
         assert client.get("/custom/tell").status_code == 200
         children = psutil.Process(engines.webs[url].pid).children()
         (graphs,) = (each for each in children if "graphs" in each.cmdline())
-        graphs.suspend()
         with ThreadPoolExecutor(1) as pool:
-            waiting = pool.submit(httpx.get, f"{url}/custom/tell", timeout=60)
-            assert client.post("/threads", json={}).status_code == 200
+            waiting = pool.submit(httpx.get, f"{url}/custom/wait", timeout=60)
+            until(lambda: notes(client, "waiting"))
             graphs.kill()
-            assert waiting.result(60).status_code in {200, 503}
+            lost = waiting.result(60)
+        assert (lost.status_code, lost.headers["retry-after"]) == (503, "2")
         assert client.post("/threads", json={}).status_code == 200
         until(lambda: client.get("/custom/tell").status_code == 200, 60)
 

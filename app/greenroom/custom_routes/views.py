@@ -77,10 +77,13 @@ class Gateway:
             raise
 
     def _is_for_the_application(self, *, is_socket: bool) -> bool:
-        prefix = self.config.mount_prefix
-        if request.method == "CONNECT" or not f"{request.path}/".startswith(f"{prefix}/"):
+        prefix, whole = self.config.mount_prefix, path_of_request()
+        if request.method == "CONNECT" or not f"{whole}/".startswith(f"{prefix}/"):
             return False
-        path = request.path.removeprefix(prefix) or "/"
+        path = whole.removeprefix(prefix) or "/"
+        if "\n" in path:
+            # To a pattern's `$` it is the path without it, which may be one of ours.
+            return False
         is_unknown = isinstance(request.routing_exception, NotFound)
         try:
             table = self.tables.find()
@@ -164,10 +167,23 @@ class Body:
     headers: list[tuple[bytes, bytes]]
 
 
+def path_of_request() -> str:
+    """The path as the application will see it: Werkzeug's has lost slashes at its beginning."""
+    raw: str = request.environ["PATH_INFO"]
+    return raw.encode("latin-1").decode("utf-8", "replace")
+
+
 def body_of_request() -> Body:
-    """The body of this request, read already if the auth handler wanted it."""
+    """The body of this request, read already if the auth handler wanted it.
+
+    Raises:
+        BodyTooLarge: it was, and went on beyond the limit.
+    """
     if g.get("has_read_body"):
         data = request.get_data(cache=True)
+        # A chunked body is cut off there without a word.
+        if request.content_length is None and request.environ["wsgi.input"].read(1):
+            raise BodyTooLarge("Request Entity Too Large")
         return Body(io.BytesIO(data).read, [(b"content-length", str(len(data)).encode())])
     stream = request.environ["wsgi.input"]
     if request.content_length is not None:
