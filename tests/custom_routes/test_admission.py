@@ -1,5 +1,6 @@
 """Whose a request is, and who may make it."""
 
+import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing
 from http.client import HTTPConnection
@@ -151,3 +152,18 @@ def test_what_is_mounted_at_the_root_hides_nothing(engines: Deployment, serve: S
         assert own.status_code == 200
         assert "x-marked" not in own.headers
     assert engines.count_log("middleware of http.app runs for the routes of http.app alone") == 1
+
+
+def test_a_body_that_the_handler_has_read_is_passed_on_whole(serve: Serve) -> None:
+    """Of a known length and in chunks; one that is too long is refused, not cut off."""
+    auth = {"path": "./reading_auth.py:auth"}
+    http = {"app": "./app.py:app", "enable_custom_route_auth": True}
+    body = b'{"name": "ann", "more": "%b"}' % (b"x" * 200_000)
+    expected = hashlib.sha256(body).hexdigest()
+    env = {"HTTP_MAX_REQUEST_BODY_BYTES": "300000"}
+    with serve("reading", auth=auth, http=http, env=env) as client:
+        assert client.post("/custom/digest", content=body).json()["sha256"] == expected
+        chunks = [body[:100_000], body[100_000:]]
+        assert client.post("/custom/digest", content=iter(chunks)).json()["sha256"] == expected
+        assert client.post("/custom/digest", content=iter([*chunks, body])).status_code == 413
+        assert client.post("/custom/digest", content=body * 2).status_code == 413
