@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 from flask import Flask
 from redis import Redis
 
-from greenroom import encryption
 from greenroom.assistants.known import KnownAssistants
 from greenroom.assistants.service import ensure_system_assistants
 from greenroom.assistants.views import assistants
@@ -28,6 +27,7 @@ from greenroom.database.deployment import find_deployment
 from greenroom.database.engine import Database
 from greenroom.errors import AppError
 from greenroom.graphs.client import GraphsClient
+from greenroom.keyring import install_keys
 from greenroom.logs import configure_logs, get_logger
 from greenroom.protocol.views import protocol
 from greenroom.runs import priority
@@ -66,7 +66,7 @@ def create_app(config: Config | None = None) -> Flask:
     """
     config = config or load_config()
     configure_logs(config.log_level, as_json=config.log_json)
-    encryption.install(config.encryption_key, config.old_encryption_keys, config.encrypted_members)
+    install_keys(config)
     app = Flask(__name__, static_folder=None)
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False

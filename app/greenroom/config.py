@@ -179,7 +179,7 @@ def load_config(
         encryption_key=_aes_key("LANGGRAPH_AES_KEY", read.text("LANGGRAPH_AES_KEY", "")),
         encrypted_members=_encrypted_members(
             read.text("LANGGRAPH_AES_JSON_KEYS", ""),
-            has_key=bool(read.text("LANGGRAPH_AES_KEY", "")),
+            has_key=bool(read.text("LANGGRAPH_AES_KEY", "") or project.raw.get("encryption")),
         ),
         old_encryption_keys=tuple(
             _aes_key("GREENROOM_AES_OLD_KEYS", each.strip())
@@ -240,11 +240,6 @@ def load_project(path: Path, environment: Mapping[str, str]) -> Project:
     directory = path.resolve().parent
     # Not `env` of the file itself: it could give leave to what it names.
     check_files(named_by_file, directory, environment.get("GREENROOM_ALLOWED_PATHS", ""), path)
-    if raw.get("encryption"):
-        raise ConfigError(
-            f'{path}: "encryption" is not supported, and nothing would be encrypted by it: set '
-            "LANGGRAPH_AES_KEY instead"
-        )
     return Project(
         directory=directory,
         graphs=_graphs(raw.get("graphs"), path),

@@ -11,7 +11,7 @@ import base64
 import binascii
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from cryptography.exceptions import InvalidTag
@@ -100,17 +100,16 @@ _keys: Keys | None = None
 _names: frozenset[str] = frozenset()
 
 
-def install(key: str, old_keys: Iterable[str] = (), names: Iterable[str] = ()) -> None:
-    """Encrypt and decrypt with these keys from now on, in this process; an empty one does neither.
+def install(keys: Sequence[bytes], names: Iterable[str] = ()) -> None:
+    """Encrypt and decrypt with these keys from now on, in this process; without any, neither.
 
     Args:
-        old_keys: of data that was written before the key was changed.
+        keys: the first encrypts; the others are of data that was written before.
         names: of members whose values are encrypted where the JSON around them is searched.
     """
     global _keys, _names  # noqa: PLW0603 (column types have nothing else to ask)
     _names = frozenset(names)
-    olds = [each.encode() for each in old_keys]
-    _keys = Keys(key.encode(), olds) if key else None
+    _keys = Keys(keys[0], keys[1:]) if keys else None
 
 
 def is_on() -> bool:

@@ -22,15 +22,15 @@ VALUES = {
 @pytest.fixture(params=["plain", "encrypted", "mixed"])
 def filled(items: Any, space: list[str], request: pytest.FixtureRequest) -> Iterator[Any]:
     """VALUES in one namespace: as they are, encrypted, or from before and after the key."""
-    encryption.install("k" * 32 if request.param == "encrypted" else "")
+    encryption.install([b"k" * 32] if request.param == "encrypted" else [])
     try:
         for number, (key, value) in enumerate(VALUES.items()):
             if request.param == "mixed" and number == 2:
-                encryption.install("k" * 32)
+                encryption.install([b"k" * 32])
             items.put(space, key, value)
         yield items
     finally:
-        encryption.install("")
+        encryption.install([])
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,14 @@ from uuid import UUID
 import dramatiq
 from dramatiq.errors import DramatiqError
 
-from greenroom import encryption, wire
+from greenroom import wire
 from greenroom.collector import calm_collector
 from greenroom.config import Config, export_project_environment, load_config
 from greenroom.database.deployment import find_deployment
 from greenroom.database.engine import Database
 from greenroom.errors import AppError, ConfigError, DatabaseUnavailable
 from greenroom.graphs.registry import load_registry
+from greenroom.keyring import install_keys
 from greenroom.logs import configure_logs, get_logger
 from greenroom.queue import life
 from greenroom.signals.connection import connect
@@ -79,9 +80,7 @@ def main() -> None:
         config = load_config()
         configure_logs(config.log_level, as_json=config.log_json)
         export_project_environment(config.project)
-        encryption.install(
-            config.encryption_key, config.old_encryption_keys, config.encrypted_members
-        )
+        install_keys(config)
         kind = ApartProcess if APART in sys.argv[1:] else WorkerProcess
         worker = kind(config)
     except ConfigError as error:

@@ -21,7 +21,7 @@ import uvloop
 from langchain_core.runnables import RunnableConfig
 from langgraph_sdk import Auth
 
-from greenroom import encryption, wire
+from greenroom import wire
 from greenroom.auth.settings import read_settings
 from greenroom.collector import calm_collector
 from greenroom.config import Config, export_project_environment
@@ -51,6 +51,7 @@ from greenroom.graphs.state import (
     update_state,
 )
 from greenroom.graphs.users import with_user
+from greenroom.keyring import install_keys
 from greenroom.logs import configure_logs, get_logger
 
 log = get_logger(__name__)
@@ -349,7 +350,7 @@ def main(config: Config, call_seconds: float = CALL_SECONDS) -> None:
     """
     configure_logs(config.log_level, as_json=config.log_json)
     export_project_environment(config.project)
-    encryption.install(config.encryption_key, config.old_encryption_keys, config.encrypted_members)
+    install_keys(config)
     registry = load_registry(config.project)
     auth = load_auth(config)
     priority = load_priority(config)
