@@ -50,9 +50,12 @@ class Moment(Enum):
 
     def has_come(self, name: str, data: Any) -> bool:
         """Whether an event of the graph `steps` says that the next thing is this."""
-        if self is Moment.BEFORE_A_CHECKPOINT:
-            return name == "metadata"
-        return name == "custom" and data["step"] == (2 if self is Moment.IN_A_NODE else LAST_STEP)
+        steps = {
+            Moment.BEFORE_A_CHECKPOINT: 1,
+            Moment.IN_A_NODE: 2,
+            Moment.BEFORE_THE_END: LAST_STEP,
+        }
+        return name == "custom" and data["step"] == steps[self]
 
 
 def lock_checkpoints(connection: Connection) -> None:
