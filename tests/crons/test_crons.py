@@ -238,7 +238,7 @@ def test_a_cron_of_every_second_fires_on_its_thread(http: httpx.Client, mark: st
     assert run["metadata"]["mark"] == mark
     assert run["kwargs"]["config"]["configurable"]["cron_id"] == cron["cron_id"]
     late = datetime.fromisoformat(run["created_at"]) - datetime.fromisoformat(cron["next_run_date"])
-    assert late.total_seconds() < 1.5
+    assert 0 <= late.total_seconds() < 10
 
 
 def test_threads_of_a_cron_without_one(http: httpx.Client, server: Deployment, mark: str) -> None:
