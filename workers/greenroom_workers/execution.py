@@ -87,6 +87,8 @@ class Executor:
         """Called in the thread of an abandoned run when its code lets go after all."""
         self.has_bell: Callable[[], bool] = lambda: False
         """Whether a bell has been heard that no thread has answered yet."""
+        self.is_cut_off: Callable[[], bool] = lambda: False
+        """Whether Postgres may have stopped answering: nothing is claimed then."""
         self._looked_in_vain_at = -math.inf
         self._threads = threading.local()
 
@@ -101,6 +103,9 @@ class Executor:
             DatabaseUnavailable: while claiming.
         """
         while not self.is_stopping and self._looked_in_vain_at <= rung_at:
+            if self.is_cut_off():
+                log.debug("nothing claimed: postgres does not answer")
+                return
             asked_at = time.monotonic()
             with self.database.direct() as connection:
                 claim = life.claim_run(

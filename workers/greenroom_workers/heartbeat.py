@@ -27,12 +27,14 @@ class Heartbeat:
         self.config = config
         self.database = database
         self.executor = executor
+        self._heard_at = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
         self._guard = threading.Thread(target=self._guard_leases, name="leases", daemon=True)
 
     def start(self) -> None:
         """Begin."""
+        self._heard_at = time.monotonic()
         self._thread.start()
         self._guard.start()
 
@@ -41,6 +43,13 @@ class Heartbeat:
         self._stopped.set()
         self._thread.join(timeout=5)
         self._guard.join(timeout=5)
+
+    def is_cut_off(self) -> bool:
+        """Whether Postgres has not answered for two beats.
+
+        It may still hear us: a run that we claimed then would be ours, and we would not know.
+        """
+        return time.monotonic() - self._heard_at > 2 * self.config.renew_seconds
 
     def _run(self) -> None:
         while not self._stopped.is_set():
@@ -61,6 +70,7 @@ class Heartbeat:
                 if run.claim.lease.run_id in held:
                     run.leased_at = began
             life.beat(connection, self.executor.worker_id, self.config.slots)
+        self._heard_at = began
         for run in active:
             lease = run.claim.lease
             if lease.run_id not in held:

@@ -133,6 +133,7 @@ class WorkerProcess:
             self.deliveries.wake,
         )
         self.heartbeat = Heartbeat(config, self.heartbeat_database, self.executor)
+        self.executor.is_cut_off = self.heartbeat.is_cut_off
         self.isolation = Isolation()
         self.upkeep = Upkeep(
             config,
