@@ -1,12 +1,16 @@
 """gunicorn's gevent worker, made to end streams and idle connections when it is told to stop."""
 
 import signal
+import socket
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Self
 
 import gevent
+from gunicorn.http.wsgi import create
 from gunicorn.workers.ggevent import GeventWorker
 
+from greenroom.cli.gunicorn_response import PromptResponse
 from greenroom.cli.processes import die_with_parent
 from greenroom.streaming import shutdown
 
@@ -47,6 +51,51 @@ class StreamingWorker(GeventWorker):
         from greenroom.database.engine import install_wait_callback  # noqa: PLC0415
 
         install_wait_callback()
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
+        """Answer one request of a connection; what it returns nobody asks for.
+
+        Raises:
+            StopIteration: the connection is to be closed.
+        """
+        # As the base has it: whoever ends a connection from outside throws one of these.
+        with suppress(gevent.GreenletExit, SystemExit):
+            self._answer(listener_name, req, sock, addr)
+        return True
+
+    def _answer(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        response, environ = create(
+            req, sock, addr, listener_name, self.cfg, response_class=PromptResponse
+        )
+        environ["wsgi.multithread"] = True
+        if not self.alive:
+            response.force_close()
+        try:
+            chunks = self.wsgi(environ, response.start_response)  # type: ignore[arg-type]
+            if self.is_already_handled(chunks):
+                return
+            # A stream may last for hours, and what it came from is not needed any more.
+            del environ
+            try:
+                for chunk in chunks:
+                    response.write(chunk)
+                response.close()
+            finally:
+                if hasattr(chunks, "close"):
+                    chunks.close()
+        except OSError:
+            raise
+        except Exception as error:
+            if not response.headers_sent:
+                raise
+            # Too late for an answer of another status.
+            self.log.exception("Error handling request")
+            with suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+                sock.close()
+            raise StopIteration from error
+        if response.should_close():
+            raise StopIteration
 
     def timeout_ctx(self) -> IdleTimeout:  # type: ignore[override]
         """Limit the wait for a connection's next request."""

@@ -1,0 +1,50 @@
+"""gunicorn's response, which leaves with its headers and its first piece in one send."""
+
+from typing import Any
+
+from gunicorn import util
+from gunicorn.http.wsgi import Response
+
+
+class PromptResponse(Response):
+    """A Response whose headers wait for what they announce.
+
+    Stock gunicorn sends them apart: a system call, a packet and a wake-up of the client more.
+    """
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.head = b""
+
+    def send_headers(self) -> None:
+        """Make the headers; the next write sends them."""
+        if self.headers_sent:
+            return
+        lines = [*self.default_headers(), *(f"{name}: {value}\r\n" for name, value in self.headers)]
+        self.head = util.to_bytestring(f"{''.join(lines)}\r\n", "latin-1")
+        self.headers_sent = True
+
+    def write(self, arg: bytes) -> None:
+        """Send a piece; an empty one sends the headers alone."""
+        super().write(arg)
+        if self.head:
+            self._send(b"")
+
+    def close(self) -> None:
+        """End the body."""
+        self.send_headers()
+        if self.chunked:
+            self._send(b"0\r\n\r\n")
+        elif self.head:
+            self._send(b"")
+
+    def sendfile(self, respiter: Any) -> bool:
+        """Leave files to `write`."""
+        return False
+
+    def _emit_body(self, data: bytes) -> None:
+        self._send(b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+
+    def _send(self, data: bytes) -> None:
+        head, self.head = self.head, b""
+        self.sock.sendall(head + data if head else data)
