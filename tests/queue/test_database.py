@@ -1,16 +1,22 @@
 """The blocks that a Database hands out, and what they leave behind."""
 
+import time
+from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import Connection, text
 
+from greenroom.config import Config, Project
 from greenroom.database.engine import Database
+from greenroom.database.silence import TICK_SECONDS
 from greenroom.errors import DatabaseUnavailable
 
 CUT = text("SELECT pg_terminate_backend(pg_backend_pid()) AS cut")
 MAKE = text("INSERT INTO thread (thread_id, metadata) VALUES (:thread_id, '{}')")
 COUNT = text("SELECT count(*) AS n FROM thread WHERE thread_id = :thread_id")
+
+BACKEND = text("SELECT pg_backend_pid() AS pid")
 
 
 class Refused(Exception):
@@ -19,6 +25,17 @@ class Refused(Exception):
 
 def make(connection: Connection, thread_id: UUID) -> None:
     connection.execute(MAKE, {"thread_id": thread_id})
+
+
+def count_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def open_database(uri: str, **options: float) -> Database:
+    config = Config(
+        database_uri=uri, redis_uri="redis://unused", project=Project(directory=Path(), graphs={})
+    )
+    return Database(config, pool_size=2, application_name="tests", **options)
 
 
 def count(database: Database, thread_id: UUID) -> int:
@@ -53,3 +70,29 @@ def test_a_cut_connection_is_named_and_replaced(single: Database, block: str) ->
     with pytest.raises(DatabaseUnavailable), getattr(single, block)() as connection:
         connection.execute(CUT, {})
     assert count(single, uuid4()) == 0
+
+
+def test_connections_that_go_leave_no_descriptor_behind(database_uri: str) -> None:
+    """Each connection's watch has a descriptor of its own: it goes with the connection."""
+    before = count_descriptors()
+    for _ in range(3):
+        opened = open_database(database_uri)
+        with opened.direct() as one, opened.statement() as other:
+            assert one.execute(COUNT, {"thread_id": uuid4()}).one().n == 0
+            assert len(other.execute(COUNT, {"thread_id": uuid4()}).all()) == 1
+        with pytest.raises(DatabaseUnavailable), opened.statement() as connection:
+            connection.execute(CUT)
+        opened.close()
+    assert count_descriptors() == before
+
+
+def test_a_connection_may_rest_for_longer_than_an_answer_may_take(database_uri: str) -> None:
+    """Only a wait is broken off: what a pool keeps is not."""
+    opened = open_database(database_uri, statement_seconds=0.5)
+    with opened.direct() as connection:
+        backend = connection.execute(BACKEND, {}).one().pid
+    # That nothing happens is told by no event.
+    time.sleep(opened.silence_seconds + 2 * TICK_SECONDS)
+    with opened.direct() as connection:
+        assert connection.execute(BACKEND, {}).one().pid == backend
+    opened.close()

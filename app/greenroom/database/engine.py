@@ -14,7 +14,7 @@ from sqlalchemy import exc as sqlalchemy_errors
 from greenroom import encryption
 from greenroom.config import Config
 from greenroom.database.prepared import GENERIC_PLANS, PreparedText
-from greenroom.database.silence import CONNECT_SECONDS, GRACE_SECONDS, WATCH, Wait, session
+from greenroom.database.silence import CONNECT_SECONDS, GRACE_SECONDS, Line, session
 from greenroom.errors import DatabaseUnavailable
 
 # Passing troubles by SQLSTATE (PostgreSQL, appendix A): connection, rollback, resources, operator,
@@ -24,8 +24,8 @@ READ_ONLY = "25006"
 TRANSIENT_STATES = (READ_ONLY, "25P03", "25P04", "55P03")
 POOL_SECONDS = 10.0
 """How long a block waits for a connection when all are in use."""
-WAIT = "wait"
-"""Where a connection's `info` has the watch over the block that uses it."""
+LINE = "line"
+"""Where a connection's `info` has the watch over its silence."""
 PLANS = "plans"
 """Where it has its prepared statements."""
 
@@ -65,6 +65,8 @@ class Database:
             json_serializer=lambda value: encryption.dumps_members(value).decode(),
             json_deserializer=encryption.loads_members,
         )
+        event.listen(self.engine, "connect", self._watch)
+        event.listen(self.engine, "close", stop_watching)
         event.listen(self.engine, "checkout", refuse_dead_connection)
         event.listen(self.engine, "before_cursor_execute", renew_wait)
         event.listen(self.engine, "handle_error", leave_read_only_server)
@@ -75,7 +77,7 @@ class Database:
         try:
             with (
                 self.engine.connect() as connection,
-                self._watched(connection),
+                connection.info[LINE],
                 begun(connection),
             ):
                 yield connection
@@ -86,7 +88,7 @@ class Database:
     def statement(self) -> Iterator[Connection]:
         """Statements that each stand alone, committed one by one."""
         try:
-            with self.engine.connect() as connection, self._watched(connection):
+            with self.engine.connect() as connection, connection.info[LINE]:
                 yield connection
         except (sqlalchemy_errors.DBAPIError, sqlalchemy_errors.TimeoutError) as error:
             raise translate(error) from error
@@ -106,10 +108,10 @@ class Database:
         connection: Any = pooled.driver_connection
         try:
             with (
-                WATCH.over(connection.fileno(), self.silence_seconds) as wait,
+                pooled.info[LINE] as line,
                 connection.cursor(cursor_factory=NamedTupleCursor) as cursor,
             ):
-                yield Direct(cursor, pooled.info.setdefault(PLANS, {}), wait)
+                yield Direct(cursor, pooled.info.setdefault(PLANS, {}), line)
         except psycopg2.Error as error:
             pooled.invalidate(error)
             if is_passing(error):
@@ -118,15 +120,8 @@ class Database:
         finally:
             pooled.close()
 
-    @contextmanager
-    def _watched(self, connection: Connection) -> Iterator[None]:
-        driver: Any = connection.connection.driver_connection
-        info = connection.info
-        with WATCH.over(driver.fileno(), self.silence_seconds) as info[WAIT]:
-            try:
-                yield
-            finally:
-                info.pop(WAIT, None)
+    def _watch(self, connection: Any, record: Any) -> None:
+        record.info[LINE] = Line(connection.fileno(), self.silence_seconds)
 
     def close(self) -> None:
         """Close every idle connection."""
@@ -138,17 +133,17 @@ class Direct:
 
     _prepared: ClassVar[dict[TextClause, PreparedText]] = {}
 
-    def __init__(self, cursor: Any, plans: dict[str, float], wait: Wait) -> None:
+    def __init__(self, cursor: Any, plans: dict[str, float], line: Line) -> None:
         self.cursor = cursor
         self.plans = plans
-        self.wait = wait
+        self.line = line
 
     def execute(self, statement: TextClause, parameters: Mapping[str, Any]) -> "DirectResult":
         """Run one text; its rows have attributes, bytea columns are memoryviews."""
         prepared = self._prepared.get(statement)
         if prepared is None:
             prepared = self._prepared[statement] = PreparedText(statement)
-        self.wait.renew()
+        self.line.renew()
         self.cursor.execute(prepared.sql(self.plans, time.monotonic()), parameters)
         return DirectResult(self.cursor.fetchall() if self.cursor.description else [])
 
@@ -223,8 +218,14 @@ def leave_read_only_server(context: ExceptionContext) -> None:
 
 def renew_wait(connection: Connection, *_: Any) -> None:
     """Give each statement of a block its own time."""
-    if (wait := connection.info.get(WAIT)) is not None:
-        wait.renew()
+    if (line := connection.info.get(LINE)) is not None:
+        line.renew()
+
+
+def stop_watching(_connection: Any, record: Any) -> None:
+    """Forget a connection that is about to be closed."""
+    if (line := record.info.pop(LINE, None)) is not None:
+        line.close()
 
 
 def translate(error: sqlalchemy_errors.SQLAlchemyError) -> Exception:
@@ -261,7 +262,7 @@ def install_wait_callback() -> None:
     from gevent.socket import wait_read, wait_write  # noqa: PLC0415 (gevent belongs to web alone)
 
     def wait(connection: Any) -> None:
-        # libpq's connect_timeout is for connections that block; later on, WATCH ends the wait.
+        # libpq's connect_timeout is for connections that block; later on, its line ends the wait.
         is_new = connection.status == psycopg2.extensions.STATUS_SETUP
         seconds = CONNECT_SECONDS if is_new else None
         late = psycopg2.OperationalError("the server did not answer in time")

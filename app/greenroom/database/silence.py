@@ -5,13 +5,14 @@ that takes our bytes and then hangs: libpq would wait for the answer for ever, w
 thread's lock or the renewal of leases in its hands.
 """
 
+import math
 import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, Self
+from weakref import WeakSet
 
 CONNECT_SECONDS: Final = 5
 GRACE_SECONDS: Final = 1.0
@@ -48,60 +49,87 @@ def session(application_name: str, statement_seconds: float) -> dict[str, Any]:
     }
 
 
-class Wait:
-    """One wait for answers; `renew` before each of them."""
+class Line:
+    """A connection whose silence has an end. `with` a line, it is waited for an answer.
+
+    Close it with its connection; one that nobody has any more closes itself.
+    """
 
     def __init__(self, descriptor: int, seconds: float) -> None:
         # Of our own: the driver may close its descriptor, and another thread get the same number.
-        self.descriptor = os.dup(descriptor)
+        self.descriptor: int | None = os.dup(descriptor)
         self.seconds = seconds
-        self.renew()
+        self.give_up_at = math.inf
+        WATCH.add(self)
+
+    def __enter__(self) -> Self:
+        """Begin to count."""
+        self.give_up_at = time.monotonic() + self.seconds
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nobody waits: it may be silent for as long as it likes."""
+        self.give_up_at = math.inf
+
+    def __del__(self) -> None:
+        """Leave no descriptor behind."""
+        self._close()
 
     def renew(self) -> None:
-        """Begin to count anew."""
-        self.give_up_at = time.monotonic() + self.seconds
+        """Count anew, if somebody waits."""
+        if self.give_up_at != math.inf:
+            self.give_up_at = time.monotonic() + self.seconds
 
     def break_off(self) -> None:
         """End both directions: whoever waits on the connection gets the driver's own error."""
+        self.give_up_at = math.inf
+        if self.descriptor is None:
+            return
         connection = socket.socket(fileno=self.descriptor)
         # It may have ended just now.
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
         connection.detach()
 
+    def close(self) -> None:
+        """The connection goes."""
+        with WATCH.lock:
+            self._close()
+
+    def _close(self) -> None:
+        descriptor, self.descriptor = self.descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
 
 class Watch:
-    """Breaks off the waits that are overdue. One thread for a process, begun with the first."""
+    """Breaks off the waits that are overdue. One thread for a process, begun with the first line.
+
+    A wait costs its line two assignments: what let go of the interpreter's lock here, for a
+    descriptor or a lock of ours, would hand it to another run's thread at each statement.
+    """
 
     def __init__(self) -> None:
-        self._waits: set[Wait] = set()
-        self._lock = threading.Lock()
+        self._lines: WeakSet[Line] = WeakSet()
         self._has_thread = False
+        self.lock = threading.Lock()
 
-    @contextmanager
-    def over(self, descriptor: int, seconds: float) -> Iterator[Wait]:
-        """Watch a connection during the block."""
-        wait = Wait(descriptor, seconds)
-        with self._lock:
-            self._waits.add(wait)
+    def add(self, line: Line) -> None:
+        """Watch a line for as long as somebody has it."""
+        with self.lock:
+            self._lines.add(line)
             must_start, self._has_thread = not self._has_thread, True
         if must_start:
             threading.Thread(target=self._run, name="silence", daemon=True).start()
-        try:
-            yield wait
-        finally:
-            with self._lock:
-                self._waits.discard(wait)
-                os.close(wait.descriptor)
 
     def _run(self) -> None:
         while True:
             time.sleep(TICK_SECONDS)
             now = time.monotonic()
-            with self._lock:
-                for wait in [wait for wait in self._waits if wait.give_up_at < now]:
-                    self._waits.discard(wait)
-                    wait.break_off()
+            with self.lock:
+                for line in self._lines:
+                    if line.give_up_at < now:
+                        line.break_off()
 
 
 WATCH: Final = Watch()

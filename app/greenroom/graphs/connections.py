@@ -1,7 +1,5 @@
 """psycopg's connections, made to give up a Postgres that stays silent."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Self
 
 from psycopg import AsyncConnection, Connection
@@ -9,13 +7,13 @@ from psycopg.errors import ReadOnlySqlTransaction
 from psycopg.rows import DictRow, dict_row
 
 from greenroom.config import Config
-from greenroom.database.silence import GRACE_SECONDS, WATCH, session
+from greenroom.database.silence import GRACE_SECONDS, Line, session
 
 
 class PatientConnection(Connection[DictRow]):
     """A connection whose every wait ends. Made with the keywords of `options`."""
 
-    silence_seconds: float | None = None
+    line: Line | None = None
     """None while it is opened, under psycopg's own time-out."""
 
     @classmethod
@@ -23,21 +21,31 @@ class PatientConnection(Connection[DictRow]):
         """See the base class; takes `silence_seconds`, too."""
         silence_seconds = kwargs.pop("silence_seconds")
         connection = super().connect(conninfo, **kwargs)
-        connection.silence_seconds = silence_seconds
+        connection.line = Line(connection.pgconn.socket, silence_seconds)
         return connection
 
     def wait(self, *arguments: Any, **options: Any) -> Any:
         """See the base class; raises OperationalError when the answer is overdue."""
-        if self.silence_seconds is None:
+        if self.line is None:
             return super().wait(*arguments, **options)
-        with WATCH.over(self.pgconn.socket, self.silence_seconds), left_if_read_only(self):
-            return super().wait(*arguments, **options)
+        try:
+            with self.line:
+                return super().wait(*arguments, **options)
+        except ReadOnlySqlTransaction:
+            leave(self)
+            raise
+
+    def close(self) -> None:
+        """See the base class."""
+        if self.line is not None:
+            self.line.close()
+        super().close()
 
 
 class PatientAsyncConnection(AsyncConnection[DictRow]):
     """As `PatientConnection`."""
 
-    silence_seconds: float | None = None
+    line: Line | None = None
     """None while it is opened, under psycopg's own time-out."""
 
     @classmethod
@@ -45,25 +53,30 @@ class PatientAsyncConnection(AsyncConnection[DictRow]):
         """See the base class; takes `silence_seconds`, too."""
         silence_seconds = kwargs.pop("silence_seconds")
         connection = await super().connect(conninfo, **kwargs)
-        connection.silence_seconds = silence_seconds
+        connection.line = Line(connection.pgconn.socket, silence_seconds)
         return connection
 
     async def wait(self, *arguments: Any, **options: Any) -> Any:
         """See the base class; raises OperationalError when the answer is overdue."""
-        if self.silence_seconds is None:
+        if self.line is None:
             return await super().wait(*arguments, **options)
-        with WATCH.over(self.pgconn.socket, self.silence_seconds), left_if_read_only(self):
-            return await super().wait(*arguments, **options)
+        try:
+            with self.line:
+                return await super().wait(*arguments, **options)
+        except ReadOnlySqlTransaction:
+            leave(self)
+            raise
+
+    async def close(self) -> None:
+        """See the base class."""
+        if self.line is not None:
+            self.line.close()
+        await super().close()
 
 
-@contextmanager
-def left_if_read_only(connection: "PatientConnection | PatientAsyncConnection") -> Iterator[None]:
+def leave(connection: PatientConnection | PatientAsyncConnection) -> None:
     """Close the connection to a server that has become a standby (database/engine.py)."""
-    try:
-        yield
-    except ReadOnlySqlTransaction:
-        connection.pgconn.finish()
-        raise
+    connection.pgconn.finish()
 
 
 def options(config: Config, application_name: str) -> dict[str, Any]:
