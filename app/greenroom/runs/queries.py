@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, LargeBinary, null, select, text, type_coerce
+from sqlalchemy import ColumnElement, Connection, select, text
 
+from greenroom.database.engine import Statements
 from greenroom.database.pages import AnyRow
-from greenroom.database.scope import Scope, visible
-from greenroom.database.tables import run, run_result, thread, thread_state
+from greenroom.database.scope import Scope, is_visible, visible
+from greenroom.database.tables import run, thread
 from greenroom.queue.states import NOBODY
 
 COLUMNS = (
@@ -48,6 +49,21 @@ DELETE_CHECKPOINTS = text(
      WHERE checkpoint_blobs.thread_id = :thread_id
        AND checkpoint_blobs.checkpoint_ns = orphan.checkpoint_ns
        AND checkpoint_blobs.channel = orphan.key AND checkpoint_blobs.version = orphan.value
+    """
+)
+
+ANSWER = text(
+    f"""
+    SELECT run.status, run.error, state."values", state.output, 1 AS place
+      FROM run LEFT JOIN thread_state AS state ON state.thread_id = run.thread_id
+     WHERE run.run_id = :run_id AND run.thread_id = :thread_id
+       AND (CAST(:scope AS text) IS NULL OR EXISTS (
+            SELECT FROM thread
+             WHERE thread.thread_id = run.thread_id AND {is_visible("thread.metadata")}))
+     UNION ALL
+    SELECT status, error, NULL, output, 2
+      FROM run_result WHERE run_id = :run_id AND {is_visible("run_result.metadata")}
+     ORDER BY place LIMIT 1
     """
 )
 
@@ -107,36 +123,15 @@ def list_active(
 
 
 def find_answer(
-    connection: Connection, thread_id: UUID, run_id: UUID, scope: Scope = None
+    connection: Statements, thread_id: UUID, run_id: UUID, scope: Scope = None
 ) -> AnyRow | None:
     """How a run ended and what its thread shows: status, error, values, output; None: no run.
 
-    Values and output stay bytes of JSON: nobody reads them between the worker and the client.
+    Of a stateless run that has gone: what it left, without values. All but the status are as they
+    are stored: nobody reads them between the worker and the client.
     """
-    query = (
-        select(
-            run.c.status,
-            run.c.error,
-            type_coerce(thread_state.c["values"], LargeBinary).label("values"),
-            type_coerce(thread_state.c.output, LargeBinary).label("output"),
-        )
-        .outerjoin(thread_state, thread_state.c.thread_id == run.c.thread_id)
-        .where(run.c.run_id == run_id, run.c.thread_id == thread_id, *on_visible_thread(scope))
-    )
-    return connection.execute(query).one_or_none()
-
-
-def find_result(connection: Connection, run_id: UUID, scope: Scope = None) -> AnyRow | None:
-    """What a stateless run left: status, error, values (always None), output."""
-    query = select(
-        run_result.c.status,
-        run_result.c.error,
-        null().label("values"),
-        type_coerce(run_result.c.output, LargeBinary).label("output"),
-    )
-    return connection.execute(
-        query.where(run_result.c.run_id == run_id, *visible(run_result.c.metadata, scope))
-    ).one_or_none()
+    parameters = {"thread_id": thread_id, "run_id": run_id, "scope": scope}
+    return connection.execute(ANSWER, parameters).one_or_none()
 
 
 def delete_checkpoints(connection: Connection, thread_id: UUID, run_ids: Sequence[UUID]) -> None:

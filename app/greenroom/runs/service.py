@@ -18,7 +18,7 @@ from greenroom.contract.fields import UUID_FORM
 from greenroom.database.engine import Database
 from greenroom.database.pages import AnyRow
 from greenroom.database.scope import Scope
-from greenroom.encryption import unseal
+from greenroom.encryption import unseal_maybe
 from greenroom.errors import InvalidRequest, NotFound, RunNotFound, ThreadNotFound
 from greenroom.identifiers import new_id
 from greenroom.queue.admission import (
@@ -577,16 +577,14 @@ def show_new(prepared: Prepared, admitted: Admitted) -> dict[str, Any]:
 
 def answer(database: Database, thread_id: UUID, run_id: UUID, scope: Scope = None) -> bytes:
     """What wait and join answer for a run that has ended: the thread's values, or the failure."""
-    with database.statement() as connection:
-        row = queries.find_answer(connection, thread_id, run_id, scope) or queries.find_result(
-            connection, run_id, scope
-        )
+    with database.direct() as connection:
+        row = queries.find_answer(connection, thread_id, run_id, scope)
     if row is None:
         return UNKNOWN_RUN
     if row.status in {RunStatus.ERROR, RunStatus.TIMEOUT}:
-        return wire.dumps({"__error__": row.error})
+        return b'{"__error__":%b}' % (unseal_maybe(row.error) or b"null")
     body = row.output if row.output is not None else row.values
-    return b"{}" if body is None else unseal(body)
+    return unseal_maybe(body) or b"{}"
 
 
 UNKNOWN_RUN = wire.dumps({"__error__": {"error": "HTTPException", "message": "404: Run not found"}})

@@ -14,13 +14,12 @@ from sqlalchemy import (
     case,
     cast,
     func,
-    literal,
     select,
     text,
     type_coerce,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
 from greenroom import encryption
 from greenroom.contract.fields import UUID_FORM
@@ -173,6 +172,26 @@ RESTART_TTL = text(
     """
 )
 
+ROW = ", ".join(f"thread.{column.name}" for column in (*THREAD, *TTL))
+CREATE_THREAD = text(
+    f"""
+    INSERT INTO thread (thread_id, metadata, ttl_minutes, ttl_strategy, expires_at)
+    VALUES (:thread_id, CAST(:metadata AS jsonb), :ttl_minutes, :ttl_strategy,
+            now() + make_interval(secs => CAST(:ttl_minutes AS double precision) * 60))
+    ON CONFLICT DO NOTHING
+    RETURNING {ROW}, NULL AS config, NULL AS "values", NULL AS error, NULL AS interrupts,
+              false AS has_state
+    """
+)
+FIND_THREAD = text(
+    f"""
+    SELECT {ROW}, state.config, state."values", state.error, state.interrupts,
+           state.thread_id IS NOT NULL AS has_state
+      FROM thread LEFT JOIN thread_state AS state ON state.thread_id = thread.thread_id
+     WHERE thread.thread_id = :thread_id AND {is_visible("thread.metadata")}
+    """
+)
+
 
 class Ttl(NamedTuple):
     """A time to live that begins now."""
@@ -191,27 +210,21 @@ class Deleted:
 
 
 def create_thread(
-    connection: Connection, thread_id: UUID, metadata: Mapping[str, Any], ttl: Ttl | None
+    connection: Statements, thread_id: UUID, metadata: Mapping[str, Any], ttl: Ttl | None
 ) -> AnyRow | None:
     """Write a thread; None when the id is taken."""
-    statement = (
-        insert(thread)
-        .values(thread_id=thread_id, metadata=metadata, **ttl_values(ttl))
-        .on_conflict_do_nothing()
-        .returning(
-            *THREAD,
-            *(type_coerce(None, LargeBinary).label(column.name) for column in STATE),
-            literal(value=False).label("has_state"),
-            *TTL,
-        )
-    )
-    return connection.execute(statement).one_or_none()
+    parameters = {
+        "thread_id": thread_id,
+        "metadata": encryption.dumps_members(metadata).decode(),
+        "ttl_minutes": ttl.minutes if ttl else None,
+        "ttl_strategy": ttl.strategy if ttl and ttl.minutes is not None else None,
+    }
+    return connection.execute(CREATE_THREAD, parameters).one_or_none()
 
 
-def find_thread(connection: Connection, thread_id: UUID, scope: Scope = None) -> AnyRow | None:
+def find_thread(connection: Statements, thread_id: UUID, scope: Scope = None) -> AnyRow | None:
     """A whole thread, or None."""
-    query = WHOLE.where(thread.c.thread_id == thread_id, *visible(thread.c.metadata, scope))
-    return connection.execute(query).one_or_none()
+    return connection.execute(FIND_THREAD, {"thread_id": thread_id, "scope": scope}).one_or_none()
 
 
 def thread_exists(connection: Connection, thread_id: UUID, scope: Scope = None) -> bool:

@@ -66,7 +66,7 @@ def _raw(row: AnyRow, name: str) -> orjson.Fragment:
 
 
 def _bytes(row: AnyRow, name: str) -> bytes:
-    value = row._mapping[name]  # noqa: SLF001 (SQLAlchemy's public name)
+    value = getattr(row, name)
     return ABSENT[name] if value is None else unseal(value)
 
 

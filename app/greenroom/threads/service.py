@@ -39,7 +39,7 @@ def create(
         Conflict: the id is taken, and the request does not take what is there.
     """
     thread_id = body.thread_id or new_id()
-    with database.statement() as connection:
+    with database.direct() as connection:
         made = queries.create_thread(
             connection, thread_id, body.metadata, _ttl(body.ttl) or default_ttl
         )
@@ -60,7 +60,7 @@ def get(
     Raises:
         ThreadNotFound: no such thread.
     """
-    with database.statement() as connection:
+    with database.direct() as connection:
         found = queries.find_thread(connection, thread_id, scope)
     if found is None:
         raise ThreadNotFound(thread_id)
