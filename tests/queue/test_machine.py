@@ -324,10 +324,11 @@ class Machine(RuleBasedStateMachine):
         assert order(run) == min(order(one) for one in due)
         run.status, run.queue_state, run.worker = RunStatus.RUNNING, None, worker
         run.attempt += 1
-        run.token += 1
-        assert (lease.token, claim.attempt, claim.cancel_action) == (
-            *(run.token, run.attempt, run.wish),
+        assert (claim.attempt, claim.cancel_action, claim.is_first) == (
+            *(run.attempt, run.wish, run.token == 0),
         )
+        assert lease.token > run.token
+        run.token = lease.token
         self.leases.append(lease)
         if not run.is_temporary:
             with self.database.statement() as connection:

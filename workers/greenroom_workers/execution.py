@@ -324,6 +324,7 @@ class Executor:
             self.keys,
             claim.lease,
             milliseconds(claim.started_at),
+            is_first=claim.is_first,
             is_resumable=bool(claim.kwargs["resumable"]),
             on_lost=lambda: active.request_stop(Stop.LOST),
         )
@@ -395,7 +396,7 @@ class Executor:
         finally:
             active.leave()
         if active.stop is not Stop.LOST:
-            await events.flushed()
+            await events.flushed_to_log()
             if active.protocol is not None:
                 await active.protocol.events.flushed()
             if isinstance(saver, FencedSaver):
@@ -511,9 +512,9 @@ class Executor:
             if not is_ours or wish == action:
                 return "lost"
             active.action = wish
-        await events.announce_end(frame)
+        events.announce_end(frame)
         if protocol is not None and end is not None:
-            await protocol.events.announce_end(end)
+            protocol.events.announce_end(end)
         return str(status)
 
     def _final(self, active: ActiveRun, outcome: Outcome | None) -> Outcome:

@@ -32,6 +32,8 @@ T = TypeVar("T")
 log = get_logger(__name__)
 
 RECONNECT_SECONDS = 0.5
+LAST_WORDS_SECONDS = 2.0
+"""What the ends of runs get to be told in when the process ends."""
 READERS = 4
 """Connections for reading checkpoints; a run reads one or two in its life."""
 
@@ -66,6 +68,7 @@ class IoThread:
         )
         self._thread = threading.Thread(target=self._run, name="io", daemon=True)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._sending: set[asyncio.Task[None]] = set()
         self.is_redis_away = False
 
     def start(self) -> Self:
@@ -82,6 +85,15 @@ class IoThread:
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         """Run a coroutine on the loop; from any thread."""
         return asyncio.run_coroutine_threadsafe(work, self.loop)
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Begin a coroutine on the loop, from any thread. `close` lets it end, if it soon does."""
+        self.loop.call_soon_threadsafe(self._spawn, work)
+
+    def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        task = self.loop.create_task(work())
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
     def listen(self, channel: str, handle: Callable[[bytes], None]) -> None:
         """Call `handle`, on the loop, with every message of a channel, for ever."""
@@ -138,6 +150,8 @@ class IoThread:
         self.sender = Sender(self.redis)
 
     async def _close(self) -> None:
+        if self._sending:
+            await asyncio.wait(self._sending, timeout=LAST_WORDS_SECONDS)
         for task in self._tasks:
             task.cancel()
         await self.checkpoints.close()

@@ -46,21 +46,25 @@ RETURNING run_id
         started_ms: int,
         last_seq: int,
         on_lost: Callable[[], None],
+        *,
+        is_first: bool,
     ) -> None:
         """Open nothing.
 
         Args:
             last_seq: of the runs before on this thread; 0 without any.
+            is_first: no earlier attempt can have kept anything.
         """
         channel = keys.numbered_events(lease.thread_id)
         super().__init__(io, lease, started_ms, channel, on_lost, is_logged=True)
+        self.is_first = is_first
         self.has_begun = False
         """Events of this run have been kept, perhaps by an earlier attempt."""
         self._goes_on_at(last_seq + 1)
 
     async def resume(self) -> None:
         """Go on counting where an earlier attempt stopped."""
-        if self.lease.token == 1:
+        if self.is_first:
             return
 
         async def read() -> int | None:
@@ -95,11 +99,10 @@ RETURNING run_id
         last_seq, self.next_seq = self.next_seq - 1, first_seq
         return EndEvents(first_seq, last_seq, pack_spans(events))
 
-    async def announce_end(self, end: EndEvents) -> None:
+    def announce_end(self, end: EndEvents) -> None:
         """Send the last events; not before the run's row is terminal."""
         count = end.last_seq - end.first_seq + 1
-        batch = self._batch(Kind.EVENTS, end.first_seq, count, end.spans)
-        await asyncio.wrap_future(self.io.submit(self._publish(batch)))
+        self._send_last(self._batch(Kind.EVENTS, end.first_seq, count, end.spans))
 
     def _number(self, drafts: Iterable[Draft]) -> list[Event]:
         milliseconds = int(time.time() * 1000)

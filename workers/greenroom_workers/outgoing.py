@@ -58,6 +58,7 @@ class Outgoing(ABC, Generic[T]):
         self._waiting: list[T] = []
         self._count = 0
         self._bytes = 0
+        self._last: Batch | None = None
         self._is_sending = False
         self._idle: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._kept = Kept()
@@ -81,6 +82,11 @@ class Outgoing(ABC, Generic[T]):
             self._idle.append((loop, done))
         await done
 
+    async def flushed_to_log(self) -> None:
+        """As `flushed`, where there is a log: what is only sent goes before the end by itself."""
+        if self.is_logged:
+            await self.flushed()
+
     async def kept(self) -> None:
         """Wait until everything emitted so far is in the log, or will never be; if there is one."""
         if self.is_logged:
@@ -99,8 +105,16 @@ class Outgoing(ABC, Generic[T]):
         was_sending, self._is_sending = self._is_sending, True
         return not was_sending
 
+    def _send_last(self, batch: Batch) -> None:
+        """Send a batch after all that was emitted; it is kept already. Nobody waits for it."""
+        with self._lock:
+            self._last = batch
+            was_sending, self._is_sending = self._is_sending, True
+        if not was_sending:
+            self._begin()
+
     def _begin(self) -> None:
-        self.io.loop.call_soon_threadsafe(lambda: self.io.loop.create_task(self._send()))
+        self.io.spawn(self._send)
 
     async def _send(self) -> None:
         while (batch := self._take()) is not None:
@@ -122,6 +136,13 @@ class Outgoing(ABC, Generic[T]):
             finally:
                 self._kept.tell(batch.next_seq)
             await self._publish(batch)
+        if (last := self._take_last()) is not None:
+            await self._publish(last)
+
+    def _take_last(self) -> Batch | None:
+        with self._lock:
+            last, self._last = self._last, None
+        return last
 
     def _take(self) -> Batch | None:
         with self._lock:

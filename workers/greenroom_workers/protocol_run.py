@@ -33,7 +33,13 @@ class ProtocolRun:
             last_seq: of the runs before on this thread.
         """
         self.events = NumberedEvents(
-            io, keys, claim.lease, milliseconds(claim.started_at), last_seq, on_lost
+            io,
+            keys,
+            claim.lease,
+            milliseconds(claim.started_at),
+            last_seq,
+            on_lost,
+            is_first=claim.is_first,
         )
         self.encoder = ProtocolEncoder(
             claim.lease.run_id,

@@ -33,15 +33,22 @@ RETURNING run_id
         lease: Lease,
         started_ms: int,
         *,
+        is_first: bool,
         is_resumable: bool,
         on_lost: Callable[[], None],
     ) -> None:
+        """Open nothing.
+
+        Args:
+            is_first: no earlier attempt can have kept anything.
+        """
         channel = keys.events(lease.thread_id)
         super().__init__(io, lease, started_ms, channel, on_lost, is_logged=is_resumable)
+        self.is_first = is_first
 
     async def resume(self) -> None:
         """Go on counting where an earlier attempt stopped, so that ids keep growing."""
-        if not self.is_logged or self.lease.token == 1:
+        if not self.is_logged or self.is_first:
             return
 
         async def read() -> int:
@@ -66,10 +73,9 @@ RETURNING run_id
         """The frame of the error that ends the run; to be stored with the end, then sent."""
         return make_frame("error", data, self._next_id())
 
-    async def announce_end(self, frames: bytes = b"") -> None:
+    def announce_end(self, frames: bytes = b"") -> None:
         """Tell the relays that the run's row is terminal; not before it is."""
-        end = self._batch(Kind.END, self.next_seq, 1 if frames else 0, frames)
-        await asyncio.wrap_future(self.io.submit(self._publish(end)))
+        self._send_last(self._batch(Kind.END, self.next_seq, 1 if frames else 0, frames))
 
     def _next_id(self) -> EventId | None:
         return EventId(self.started_ms, self.next_seq) if self.is_logged else None

@@ -29,7 +29,10 @@ TOLERATED_LOSSES = 2
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to write for a run, until another claim raises the token."""
+    """The right to write for a run, until another claim raises the token.
+
+    No token is given twice, also when Postgres crashes and forgets a claim.
+    """
 
     run_id: UUID
     thread_id: UUID
@@ -56,6 +59,8 @@ class Claim:
     """Somebody is to be told about its end."""
     is_blank: bool = False
     """Its thread certainly has no checkpoint yet."""
+    is_first: bool = False
+    """Nobody has had the run before: nothing of it is written yet."""
     event_seq: int | None = None
     """The last numbered event of the runs before; None: nobody reads the thread's."""
 
@@ -149,7 +154,8 @@ def claim_run(
         created_at=row.created_at,
         has_webhook=row.webhook is not None,
         # A write of an earlier attempt may have been committed since this statement began.
-        is_blank=row.is_blank and row.lease_token == 1,
+        is_first=row.is_first,
+        is_blank=row.is_blank and row.is_first,
         event_seq=row.event_seq,
     )
 

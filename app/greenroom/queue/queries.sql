@@ -65,9 +65,13 @@ VALUES (:thread_id, CAST(:new_thread_metadata AS jsonb), :is_temporary,
 ON CONFLICT DO NOTHING;
 
 -- name: claim_run
--- Lease the first due run to one worker. No row: nothing is due.
+-- Lease the first due run to one worker. No row: nothing is due. Nobody is told of a claim, so it
+-- does not wait for the disk; whatever the worker writes later flushes it, too. A claim that Postgres
+-- forgets in a crash is made again, under another token: tokens are times, in microseconds.
 UPDATE run SET status = 'running', queue_state = NULL, attempt = attempt + 1,
-       lease_token = lease_token + 1, worker_id = :worker_id,
+       lease_token = greatest(lease_token + 1,
+                              CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)),
+       worker_id = :worker_id,
        lease_expires_at = now() + make_interval(secs => :lease_seconds),
        started_at = coalesce(started_at, now()), updated_at = now()
  WHERE run_id = (SELECT run_id FROM run
@@ -75,14 +79,17 @@ UPDATE run SET status = 'running', queue_state = NULL, attempt = attempt + 1,
                   ORDER BY turn
                     FOR UPDATE SKIP LOCKED LIMIT 1)
 RETURNING run_id, thread_id, assistant_id, graph_id, metadata, kwargs, attempt, lease_token,
-          cancel_action, started_at, created_at, webhook,
+          cancel_action, started_at, created_at, webhook, started_at = now() AS is_first,
+          set_config('synchronous_commit', 'off', true),
           NOT EXISTS (SELECT FROM checkpoints WHERE thread_id = run.thread_id::text) AS is_blank,
           (SELECT event_seq FROM thread WHERE thread.thread_id = run.thread_id) AS event_seq;
 
 -- name: claim_suspect
 -- As claim_run, for a process that executes nothing else.
 UPDATE run SET status = 'running', queue_state = NULL, attempt = attempt + 1,
-       lease_token = lease_token + 1, worker_id = :worker_id,
+       lease_token = greatest(lease_token + 1,
+                              CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)),
+       worker_id = :worker_id,
        lease_expires_at = now() + make_interval(secs => :lease_seconds),
        started_at = coalesce(started_at, now()), updated_at = now()
  WHERE run_id = (SELECT run_id FROM run
@@ -90,7 +97,8 @@ UPDATE run SET status = 'running', queue_state = NULL, attempt = attempt + 1,
                   ORDER BY due_at
                     FOR UPDATE SKIP LOCKED LIMIT 1)
 RETURNING run_id, thread_id, assistant_id, graph_id, metadata, kwargs, attempt, lease_token,
-          cancel_action, started_at, created_at, webhook,
+          cancel_action, started_at, created_at, webhook, started_at = now() AS is_first,
+          set_config('synchronous_commit', 'off', true),
           NOT EXISTS (SELECT FROM checkpoints WHERE thread_id = run.thread_id::text) AS is_blank,
           (SELECT event_seq FROM thread WHERE thread.thread_id = run.thread_id) AS event_seq;
 
