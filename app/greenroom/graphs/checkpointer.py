@@ -7,12 +7,15 @@ from collections.abc import (
     AsyncIterator,
     Awaitable,
     Callable,
+    Collection,
     Coroutine,
     Iterator,
     Mapping,
     Sequence,
 )
-from typing import Any, TypeVar
+from copy import copy
+from inspect import signature
+from typing import Any, Self, TypeVar
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -35,7 +38,7 @@ from greenroom import encryption, wire
 from greenroom.graphs.checkpoint_clock import observe
 from greenroom.graphs.group_commit import NEWEST, Chain, CheckpointStore, Put, translated
 from greenroom.graphs.recent import Head, Recent, as_row
-from greenroom.graphs.serde import is_inline
+from greenroom.graphs.serde import Serializer, is_inline
 from greenroom.queue.life import Lease
 
 T = TypeVar("T")
@@ -54,6 +57,11 @@ class RowReader(PostgresSaver):
         self.row = value
         metadata = encryption.unseal_members(value["metadata"])
         return super()._load_checkpoint_tuple({**value, "metadata": metadata})
+
+
+def dumps_metadata(metadata: Any) -> bytes:
+    """A checkpoint's metadata as JSON that JSONB can hold."""
+    return wire.dumps_clean(metadata, repr)
 
 
 class FencedSaver(BasePostgresSaver):
@@ -89,6 +97,17 @@ class FencedSaver(BasePostgresSaver):
         self._chain = Chain()
         self._pending: deque[Put] = deque()
 
+    def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
+        """See the base class, which looks at the serializer anew each time."""
+        if not isinstance(self.serde, Serializer):
+            return super().with_allowlist(extra_allowlist)  # type: ignore[return-value]
+        serde = self.serde.with_msgpack_allowlist(extra_allowlist)
+        if serde is self.serde:
+            return self
+        clone = copy(self)
+        clone.serde = serde
+        return clone
+
     @property
     def reader(self) -> RowReader:
         """Reads as this saver does: langgraph gives its copies other serializers."""
@@ -97,9 +116,11 @@ class FencedSaver(BasePostgresSaver):
     async def settled(self) -> None:
         """Return when everything is committed."""
         while self._pending:
-            put = self._pending[0]
-            await asyncio.wrap_future(put.done)
-            self._drop(put)
+            puts = list(self._pending)
+            # They are committed in their order, and none after one that failed.
+            await asyncio.wrap_future(puts[-1].done)
+            for put in puts:
+                self._drop(put)
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """See the base class. Blocks the run's own loop for one round trip."""
@@ -322,8 +343,8 @@ class FencedSaver(BasePostgresSaver):
             put.blobs[tuple(key)] = kind, blob  # type: ignore[index]
             put.size_bytes += len(blob or b"")
         head = wire.dumps({**checkpoint, "channel_values": inline}).decode()
-        about = wire.dumps_clean(
-            encryption.seal_members(get_serializable_checkpoint_metadata(config, metadata)), repr
+        about = encryption.dumps_members(
+            get_serializable_checkpoint_metadata(config, metadata), dumps_metadata
         ).decode()
         parent = configurable.get("checkpoint_id")
         put.heads[thread_id, ns, checkpoint["id"]] = parent, head, about
@@ -367,3 +388,8 @@ class FencedSaver(BasePostgresSaver):
             if thread_id == own:
                 row = task, index, (channel, kind, blob, path)
                 self._recent.wrote_tasks(ns, checkpoint_id, [row], replaces=is_special)
+
+
+# langgraph asks for them at every run, and working them out takes a while.
+for _method in (FencedSaver.put_writes, FencedSaver.aput_writes):
+    setattr(_method, "__signature__", signature(_method))  # noqa: B010 (a function's own attribute)

@@ -5,6 +5,7 @@ go to Postgres as one statement.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from greenroom.database.engine import has_news, is_passing_state
 from greenroom.errors import DatabaseUnavailable, LeaseLost
+from greenroom.graphs import arrays
 from greenroom.queue.life import Lease
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
@@ -29,6 +31,13 @@ WriteKey = tuple[str, str, str, str, int]
 
 FLUSHERS = 2
 """Statements under way at once: while one commits, the next gathers."""
+KINDS: Mapping[str, arrays.Pack] = {
+    "run": arrays.uuids,
+    "blob": arrays.blobs,
+    "idx": arrays.integers,
+    "special": arrays.booleans,
+}
+"""Of columns that are not text."""
 LARGEST_GROUP_BYTES = 8 * 1024 * 1024
 
 # `owner` is the fence: rows of a run whose lease has moved on join nothing and are not written.
@@ -167,6 +176,8 @@ class CheckpointStore:
         self.pool = pool
         self.reads = reads
         self.loop = asyncio.get_running_loop()
+        self._coming: deque[Put] = deque()
+        self._is_called = False
         self._waiting: list[Put] = []
         self._under_way: set[UUID] = set()
         """Runs with a put that is being written: their next ones must not overtake it."""
@@ -175,10 +186,16 @@ class CheckpointStore:
 
     def submit(self, put: Put) -> None:
         """Queue a put, from any thread. `put.done` tells the end."""
-        self.loop.call_soon_threadsafe(self._queue, put)
+        self._coming.append(put)
+        # One call takes all that have come: waking the loop costs more than the rest of this.
+        if not self._is_called:
+            self._is_called = True
+            self.loop.call_soon_threadsafe(self._queue)
 
-    def _queue(self, put: Put) -> None:
-        self._waiting.append(put)
+    def _queue(self) -> None:
+        self._is_called = False
+        while self._coming:
+            self._waiting.append(self._coming.popleft())
         self._has_work.set()
 
     async def delete_for_runs(self, lease: Lease, run_ids: Sequence[str]) -> None:
@@ -280,7 +297,7 @@ def settle(group: Sequence[Put], error: Exception | None) -> None:
             put.done.set_exception(error)
 
 
-def columns(group: Sequence[Put]) -> dict[str, list[Any]]:
+def columns(group: Sequence[Put]) -> dict[str, arrays.Array]:
     """Turn puts into arrays, one a column. A key that comes twice is written once.
 
     The last of equal keys counts, except among ordinary writes, where the first does.
@@ -303,8 +320,8 @@ def columns(group: Sequence[Put]) -> dict[str, list[Any]]:
                     *(channel, kind, blob_bytes, special),
                 ]
     return {
-        "run_ids": list(leases),
-        "tokens": list(leases.values()),
+        "run_ids": arrays.uuids(leases),
+        "tokens": arrays.bigints(leases.values()),
         **turn("b", ("run", "thread", "ns", "channel", "version", "type", "blob"), blobs),
         **turn("c", ("run", "thread", "ns", "id", "parent", "checkpoint", "metadata"), heads),
         **turn(
@@ -318,10 +335,15 @@ def columns(group: Sequence[Put]) -> dict[str, list[Any]]:
     }
 
 
-def turn(prefix: str, names: Sequence[str], rows: Mapping[Any, list[Any]]) -> dict[str, list[Any]]:
+def turn(
+    prefix: str, names: Sequence[str], rows: Mapping[Any, list[Any]]
+) -> dict[str, arrays.Array]:
     """Rows to columns, named for the statement."""
-    turned = list(zip(*rows.values(), strict=True)) if rows else [()] * len(names)
-    return {f"{prefix}_{name}": list(column) for name, column in zip(names, turned, strict=True)}
+    turned = zip(*rows.values(), strict=True) if rows else [()] * len(names)
+    return {
+        f"{prefix}_{name}": KINDS.get(name, arrays.texts)(column)
+        for name, column in zip(names, turned, strict=True)
+    }
 
 
 class translated:  # noqa: N801 (reads as a word of the with statement)

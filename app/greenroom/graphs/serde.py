@@ -3,7 +3,7 @@
 Never pickle, whatever langgraph.json says: whoever can write a row could run code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
@@ -14,6 +14,8 @@ from greenroom.errors import ConfigError
 
 SUFFIX = "+greenroom"
 """Stands behind the type of an encrypted value, as langgraph has it: `msgpack+greenroom`."""
+MOST_DERIVED = 256
+"""Factories may define classes per call, and so a list for each."""
 Modules = list[tuple[str, ...]] | Literal[True] | None
 
 
@@ -26,6 +28,24 @@ class Apart:
 
 class Serializer(JsonPlusSerializer):
     """langgraph's, with the process's keys if it has any."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self._derived: dict[frozenset[Any], JsonPlusSerializer] = {}
+
+    def with_msgpack_allowlist(
+        self, extra_allowlist: Iterable[tuple[str, ...] | type]
+    ) -> JsonPlusSerializer:
+        """See the base class. Remembered: langgraph asks twice a run, for the same few lists."""
+        extra = frozenset(extra_allowlist)
+        derived = self._derived.get(extra)
+        if derived is None:
+            derived = super().with_msgpack_allowlist(extra)
+            if isinstance(derived, Serializer) and derived is not self:
+                derived._derived = {}  # noqa: SLF001 (of our own class)
+            if len(self._derived) < MOST_DERIVED:
+                self._derived[extra] = derived
+        return derived
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
         """See the base class; the type of an encrypted value ends in SUFFIX."""
