@@ -8,13 +8,17 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import psutil
 import psycopg
 import redis
 from deployment import Deployment, get, join, new_thread, start, streaming, until
+from killing import suspend
 from ledger import Ledger
 from proxy import Proxy
 from report import Scenario
 from sqlalchemy import text
+
+from greenroom.queue import life
 
 Make = Callable[[int, str], Scenario]
 STEPS = {"n": 5, "seconds": 0.2}
@@ -372,3 +376,72 @@ def test_a_web_process_whose_postgres_is_silent_answers_within_its_time_out(
                 with one.recovery():
                     echo(http)
             settle(one, ledger)
+
+
+def test_a_postgres_that_forgets_a_claim_never_takes_two_owners_for_one(
+    deployment: Deployment, ledger: Ledger, scenario: Make
+) -> None:
+    """A claim does not wait for the disk: what a crash takes is claimed anew, by another token."""
+    one = scenario(7, "Postgres crashed, a claim forgotten")
+    deployment.start_web()
+    with deployment.client() as http:
+        run = ledger.accept(start(http, new_thread(http), "echo", input={"text": "x"}))
+        # Nobody else flushes what nobody waits for.
+        suspend(background_writer(deployment))
+        before = claim(deployment)
+        assert (str(before.run_id), get(http, run)["status"]) == (run["run_id"], "running")
+        kill_postgres(deployment)
+        one.kills += 1
+        deployment.postgres.__enter__()
+        until(lambda: http.get("/ok?check_db=1").status_code == 200)
+        assert get(http, run)["status"] == "pending"
+
+        after = claim(deployment)
+        assert after.run_id == before.run_id
+        assert not is_held(deployment, before)
+        assert is_held(deployment, after)
+        with deployment.database.statement() as connection:
+            assert life.release_run(connection, after, is_charged=False)
+        deployment.start_worker()
+        with one.recovery():
+            assert join(http, run)["trail"] == ["x"]
+        settle(one, ledger)
+
+
+def claim(deployment: Deployment) -> life.Lease:
+    """Claim the one run that is due, as a worker that always has the same name."""
+    with deployment.database.direct() as connection:
+        claimed = life.claim_run(connection, "of the test", lease_seconds=3600)
+    assert claimed is not None
+    assert claimed.is_first
+    return claimed.lease
+
+
+def is_held(deployment: Deployment, lease: life.Lease) -> bool:
+    """Whether what the holder of a lease writes would be taken."""
+    with deployment.database.statement() as connection:
+        return life.find_wish(connection, lease)[0]
+
+
+def background_writer(deployment: Deployment) -> int:
+    """The process of Postgres that flushes what nobody waits for."""
+    for process in postgres_processes(deployment):
+        if "walwriter" in " ".join(process.cmdline()):
+            return process.pid
+    raise AssertionError("no walwriter")
+
+
+def kill_postgres(deployment: Deployment) -> None:
+    """SIGKILL Postgres with all its processes: what they had not handed to the system is lost."""
+    processes = postgres_processes(deployment)
+    for process in processes:
+        process.kill()
+    deployment.postgres.__exit__(None, None, None)
+    psutil.wait_procs(processes, timeout=10)
+
+
+def postgres_processes(deployment: Deployment) -> list[psutil.Process]:
+    """The postmaster, first, and its children."""
+    assert deployment.postgres.process is not None
+    postmaster = psutil.Process(deployment.postgres.process.pid)
+    return [postmaster, *postmaster.children(recursive=True)]
