@@ -120,6 +120,15 @@ class Config:
         """Path of the Unix socket on which the graphs process serves `http.app`."""
         return f"{self.graphs_socket}.app"
 
+    @property
+    def way_back_socket(self) -> str:
+        """Path of the web's Unix socket, where what middleware of `http.app` lets by comes back.
+
+        Empty where there is no such application.
+        """
+        http = self.project.raw.get("http") or {}
+        return f"{self.graphs_socket}.web" if self.graphs_socket and http.get("app") else ""
+
 
 def load_config(
     config_file: str | Path | None = None, environment: Mapping[str, str] | None = None

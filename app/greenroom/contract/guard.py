@@ -14,6 +14,7 @@ from greenroom.auth.caller import HIDDEN, Arguments, Caller
 from greenroom.auth.keys import HEADER, identify
 from greenroom.auth.questions import Access
 from greenroom.auth.settings import AuthSettings
+from greenroom.contract.inner import inner_request
 from greenroom.database.scope import Scope
 from greenroom.errors import Refused
 from greenroom.graphs.client import GraphsClient
@@ -48,6 +49,8 @@ class Guard:
             Refused: nobody that we know.
             GraphsUnavailable: nobody can tell at the moment.
         """
+        if (inner := inner_request()) is not None and inner.caller is not None:
+            return inner.caller
         if self._settings.keys:
             return identify(self._settings.keys, request.headers.get(HEADER))
         headers = [(name.lower(), value) for name, value in request.headers.items()]

@@ -30,7 +30,7 @@ SECRET_WORDS = frozenset(
 )
 """Headers with one of these in their name are in no log, whatever is asked for."""
 NO_SECRETS = frozenset({"idempotency-key"})
-ORDERS = ("middleware_first", "auth_first")
+MIDDLEWARE_FIRST, AUTH_FIRST = "middleware_first", "auth_first"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +78,8 @@ class HttpSettings:
     """The owner's own routes: `file.py:app` or `package.module:app`."""
     authenticates_app: bool = False
     """Who calls those routes is asked who they are."""
-    middleware_order: str | None = None
-    """As written; None where it is not."""
+    middleware_order: str = MIDDLEWARE_FIRST
+    """Whether middleware of the application runs before or after callers are known."""
 
 
 def read_settings(project: Project) -> HttpSettings:
@@ -121,10 +121,11 @@ def _app(path: Any) -> str | None:
     return path
 
 
-def _order(value: Any) -> str | None:
-    if value is not None and value not in ORDERS:
-        raise ConfigError(f'langgraph.json: "http.middleware_order" must be {" or ".join(ORDERS)}')
-    return None if value is None else str(value)
+def _order(value: Any) -> str:
+    orders = (MIDDLEWARE_FIRST, AUTH_FIRST)
+    if value is not None and value not in orders:
+        raise ConfigError(f'langgraph.json: "http.middleware_order" must be {" or ".join(orders)}')
+    return MIDDLEWARE_FIRST if value is None else str(value)
 
 
 def _headers(

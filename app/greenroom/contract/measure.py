@@ -5,6 +5,8 @@ import time
 from flask import Flask, Response, g, request
 from prometheus_client import Counter, Histogram
 
+from greenroom.contract.inner import inner_request
+
 REQUESTS = Counter(
     "lg_api_http_requests", "Requests by method, route and status", ["method", "path", "status"]
 )
@@ -24,6 +26,9 @@ def install(app: Flask) -> None:
 
     @app.after_request
     def count(response: Response) -> Response:
+        if inner_request() is not None:
+            # Counted where it came in.
+            return response
         # The route, not the path: ids would make a series each.
         path = request.url_rule.rule if request.url_rule else "unknown"
         if g.get("is_custom"):

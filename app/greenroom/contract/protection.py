@@ -15,8 +15,8 @@ def install(app: Flask) -> None:
 
     @app.after_request
     def protect(response: Response) -> Response:
-        if g.get("is_custom"):
-            # The owner's own pages: they know what these need.
+        if g.get("is_passed_on"):
+            # The owner's own pages: they know what these need. Ours have come by here before.
             return response
         # What a graph has produced is never taken for a page or a script.
         response.headers["x-content-type-options"] = "nosniff"

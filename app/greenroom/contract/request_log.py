@@ -5,6 +5,7 @@ import time
 from flask import Flask, Response, g, request
 
 from greenroom.contract.http_settings import HeaderRules
+from greenroom.contract.inner import inner_request
 from greenroom.logs import bind_fields, get_logger
 
 log = get_logger(__name__)
@@ -25,6 +26,9 @@ def install(app: Flask, rules: HeaderRules) -> None:
 
     @app.after_request
     def tell(response: Response) -> Response:
+        if inner_request() is not None:
+            # It has its line where it came in.
+            return response
         since = g.get("logged_since")
         log.info(
             "request",

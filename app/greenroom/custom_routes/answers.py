@@ -14,6 +14,7 @@ from greenlet import greenlet
 from greenroom.config import Config
 from greenroom.custom_routes.exchange import PIECE_BYTES, Exchange
 from greenroom.errors import BadRequest, GraphsUnavailable
+from greenroom.graphs.passing import DROPPED
 from greenroom.logs import get_logger
 from greenroom.streaming import shutdown
 from greenroom.streaming.respond import READABLE, RESET, unread_bytes
@@ -22,11 +23,6 @@ log = get_logger(__name__)
 
 MISSED_HEARTBEATS = 6
 """A client that takes nothing for so many is given up, as on our own streams."""
-DROPPED = frozenset(
-    {"connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "trailer"}
-    | {"date", "server"}
-)
-"""Headers of one connection alone, and those that gunicorn writes."""
 
 
 class CustomAnswers:

@@ -11,7 +11,7 @@ from contextlib import suppress
 import h11
 
 from greenroom.errors import AppError, BadRequest, BodyTooLarge, GraphsUnavailable
-from greenroom.graphs.client import MAX_HEAD_BYTES
+from greenroom.graphs.passing import MAX_HEAD_BYTES
 
 PIECE_BYTES = 64 * 1024
 CONNECT_PATIENCE_SECONDS = 5.0

@@ -36,6 +36,8 @@ class Table:
     routes: tuple[CustomRoute, ...]
     is_opaque: bool
     """It may answer any path, so that it is asked for those that nobody else knows."""
+    is_wrapping: bool = False
+    """It has middleware, which is to see the requests for our own routes, too."""
 
     def has(self, method: str, path: str, *, is_socket: bool) -> bool:
         """Whether a request is the application's before it is ours."""
@@ -66,7 +68,7 @@ def read_table(described: Mapping[str, Any]) -> Table:
         )
         for each in described["routes"]
     ]
-    return Table(tuple(routes), described["is_opaque"])
+    return Table(tuple(routes), described["is_opaque"], described["is_wrapping"])
 
 
 class Tables:
@@ -84,7 +86,7 @@ class Tables:
         Raises:
             GraphsUnavailable: there is none yet, and nobody to ask.
         """
-        process = self._find_process()
+        process = self.find_process()
         if self._table is None or (process is not None and process != self._process):
             # Another socket: the process was started again, perhaps with other code.
             try:
@@ -97,7 +99,7 @@ class Tables:
             self._process = process
         return self._table
 
-    def _find_process(self) -> tuple[int, int] | None:
+    def find_process(self) -> tuple[int, int] | None:
         """What tells one process's socket from its successor's; None while there is none."""
         try:
             found = os.stat(self._socket_path)  # noqa: PTH116 (a path that never changes its form)

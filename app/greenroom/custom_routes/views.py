@@ -15,30 +15,37 @@ from greenroom.auth.caller import ANYONE, Caller
 from greenroom.auth.questions import OPEN
 from greenroom.config import Config
 from greenroom.contract.cors import may_open_socket
-from greenroom.contract.http_settings import HttpSettings
+from greenroom.contract.http_settings import AUTH_FIRST, HttpSettings
+from greenroom.contract.inner import WayIn, inner_request
 from greenroom.contract.services import services
 from greenroom.custom_routes.answers import CustomAnswers, TunnelResponse
 from greenroom.custom_routes.exchange import Exchange
 from greenroom.custom_routes.table import Tables
-from greenroom.errors import BadRequest, BodyTooLarge, Unavailable
-from greenroom.graphs.client import REQUEST_HEADER
+from greenroom.errors import BadRequest, BodyTooLarge
+from greenroom.graphs.passing import HOP_BY_HOP, PATH_SAFE, REQUEST_HEADER, pack
 
-HOP_BY_HOP = frozenset(
-    {
-        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding"),
-        *("upgrade", "expect", "content-length", REQUEST_HEADER),
-    }
-)
-"""Headers of one connection alone (RFC 9110, 7.6.1), and those that are written anew."""
-PATH_SAFE = "/!$&'()*+,;=:@~-._"
 QUERY_SAFE = PATH_SAFE + '?%[]"<>\\^`{|}'
+HEALTH_PATH = "/ok"
+"""Told of this process alone, so that nobody ends it while the graphs process starts again."""
 
 
 def install(app: Flask, config: Config, settings: HttpSettings) -> None:
-    """Have the application asked first, for what is its own."""
+    """Have the application asked first, for what is its own and what its middleware is to see."""
     graphs = app.extensions["greenroom"].graphs
-    gateway = Gateway(config, settings, Tables(graphs, config.custom_socket))
+    tables = Tables(graphs, config.custom_socket)
+    gateway = Gateway(config, settings, tables)
     app.before_request(gateway.answer)
+    if config.way_back_socket:
+        app.wsgi_app = WayIn(app.wsgi_app, config.way_back_socket)  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How a request goes to the owner's application."""
+
+    is_ours: bool
+    """Only through its middleware: the view is ours."""
+    has_middleware: bool
 
 
 class Gateway:
@@ -51,76 +58,114 @@ class Gateway:
         self.answers = CustomAnswers(config)
 
     def answer(self) -> Response | None:
-        """Answer a request that is the application's; None leaves it to us.
+        """Answer a request that is the application's, or its middleware's; None leaves it to us.
 
         Raises:
             Refused: the caller must be known, and is not.
             BodyTooLarge: more than HTTP_MAX_REQUEST_BODY_BYTES.
             GraphsUnavailable: the graphs process is away.
         """
+        inner = inner_request()
+        if inner is not None:
+            return self._say_who_calls() if inner.is_question else None
         is_socket = request.headers.get("upgrade", "").lower() == "websocket"
-        if not self._is_for_the_application(is_socket=is_socket):
+        way = self._find_way(is_socket=is_socket)
+        if way is None:
             return None
-        g.is_custom = True
-        known = self._admit()
+        g.is_custom = not way.is_ours
+        known, is_admitted = self._admit_before(way, is_socket=is_socket)
         if (request.content_length or 0) > self.config.max_body_bytes:
             raise BodyTooLarge("Request Entity Too Large")
-        if is_socket:
-            return self._open_socket(known)
-        body = body_of_request()
-        exchange = Exchange(self.config.custom_socket)
-        try:
-            exchange.send_head(self._head(known, body))
-            return self.answers.respond(exchange, body.read, self.config.max_body_bytes)
-        except BaseException:
-            exchange.close()
-            raise
+        body = None if is_socket and not way.is_ours else body_of_request()
+        circumstances = {
+            **self._circumstances(known),
+            "is_ours": way.is_ours,
+            "is_admitted": is_admitted,
+        }
+        response = self._pass_on(self._head(circumstances, body), body)
+        g.is_passed_on = True
+        return response
 
-    def _is_for_the_application(self, *, is_socket: bool) -> bool:
+    def _find_way(self, *, is_socket: bool) -> Way | None:
+        """How this request is answered; None: by us alone.
+
+        Raises:
+            GraphsUnavailable: nobody has ever told this process.
+        """
         prefix, whole = self.config.mount_prefix, path_of_request()
         if request.method == "CONNECT" or not f"{whole}/".startswith(f"{prefix}/"):
-            return False
+            return None
         path = whole.removeprefix(prefix) or "/"
-        if "\n" in path:
-            # To a pattern's `$` it is the path without it, which may be one of ours.
-            return False
         is_unknown = isinstance(request.routing_exception, NotFound)
-        try:
-            table = self.tables.find()
-        except Unavailable:
-            if is_unknown:
-                raise
-            # Ours need no owner's code to be found; they are guarded as ever.
-            return False
-        if table.has(request.method, path, is_socket=is_socket):
-            return True
-        return is_unknown and table.may_have(path, is_socket=is_socket)
+        # Not caught: who does not know yet of any middleware does not go round it.
+        table = self.tables.find()
+        # To a pattern's `$` a path with a line break is the path without it, which may be ours.
+        if "\n" not in path and (
+            table.has(request.method, path, is_socket=is_socket)
+            or (is_unknown and table.may_have(path, is_socket=is_socket))
+        ):
+            return Way(is_ours=False, has_middleware=table.is_wrapping)
+        if not table.is_wrapping or path == HEALTH_PATH or opens_our_socket():
+            return None
+        return Way(is_ours=True, has_middleware=True)
+
+    def _admit_before(self, way: Way, *, is_socket: bool) -> tuple[Caller, bool]:
+        """Who calls, as far as that is asked before the application, and whether that is enough."""
+        comes_first = way.has_middleware and self.settings.middleware_order != AUTH_FIRST
+        if comes_first and not is_socket:
+            return ANYONE, not (self._asks() or services().rate is not None)
+        if not way.is_ours:
+            return self._admit(), True
+        guard = services().guard
+        return (ANYONE if guard is None or not is_guarded_route() else guard.identify()), False
+
+    def _asks(self) -> bool:
+        """Whether who calls a route of the application must be known.
+
+        Of a route in place of one of ours it always must.
+        """
+        return services().guard is not None and (
+            self.settings.authenticates_app or is_guarded_route()
+        )
 
     def _admit(self) -> Caller:
-        """Who calls, where that is asked: of a route in place of one of ours it always is."""
+        """Who calls a route of the application."""
         app = services()
-        known = ANYONE
-        if app.guard is not None and (self.settings.authenticates_app or hides_guarded_route()):
-            known = app.guard.identify()
+        known = app.guard.identify() if app.guard is not None and self._asks() else ANYONE
         if app.rate is not None:
             app.rate.take(known)
         return known
 
-    def _open_socket(self, known: Caller) -> Response:
-        if not may_open_socket(self.config.cors, request.headers.get("origin"), request.host):
+    def _say_who_calls(self) -> Response:
+        """Answer the application, whose middleware has let a request for one of its routes by.
+
+        Raises:
+            Refused: nobody that we know, or once too often.
+        """
+        response = Response(status=204)
+        for name, value in pack({"user": user_of(self._admit())}):
+            response.headers.add(name.decode(), value.decode())
+        return response
+
+    def _pass_on(self, head: h11.Request, body: "Body | None") -> Response:
+        if body is None and not may_open_socket(
+            self.config.cors, request.headers.get("origin"), request.host
+        ):
             raise BadRequest("Disallowed origin")
         exchange = Exchange(self.config.custom_socket)
         try:
-            exchange.send_head(self._head(known, None))
-            head = exchange.receive_head()
-            if isinstance(head, h11.Response):
-                return self.answers.give(exchange, head, None)
-            return TunnelResponse(exchange, head, self.answers)
+            exchange.send_head(head)
+            if body is not None:
+                return self.answers.respond(exchange, body.read, self.config.max_body_bytes)
+            opened = exchange.receive_head()
+            if isinstance(opened, h11.Response):
+                return self.answers.give(exchange, opened, None)
+            return TunnelResponse(exchange, opened, self.answers)
         except BaseException:
             exchange.close()
             raise
 
-    def _head(self, known: Caller, body: "Body | None") -> h11.Request:
+    def _head(self, circumstances: Mapping[str, Any], body: "Body | None") -> h11.Request:
         """The request as the application gets it; without a body that of a WebSocket."""
         dropped = HOP_BY_HOP | {
             each.strip().lower() for each in request.headers.get("connection", "").split(",")
@@ -136,7 +181,7 @@ class Gateway:
             headers += [(b"connection", b"Upgrade"), (b"upgrade", b"websocket")]
         else:
             headers += [(b"connection", b"close"), *body.headers]
-        headers.append((REQUEST_HEADER.encode(), json.dumps(self._circumstances(known)).encode()))
+        headers.append((REQUEST_HEADER.encode(), json.dumps(circumstances).encode()))
         environ = request.environ
         path = quote(environ["PATH_INFO"], safe=PATH_SAFE, encoding="latin-1")
         query = quote(environ.get("QUERY_STRING", ""), safe=QUERY_SAFE, encoding="latin-1")
@@ -155,7 +200,7 @@ class Gateway:
             "client": [environ.get("REMOTE_ADDR", ""), int(environ.get("REMOTE_PORT") or 0)],
             "server": [environ.get("SERVER_NAME", ""), int(environ.get("SERVER_PORT") or 0)],
             "root_path": self.config.mount_prefix,
-            "user": None if known.user is None else dict(known.user),
+            "user": user_of(known),
         }
 
 
@@ -194,7 +239,17 @@ def body_of_request() -> Body:
     return Body(io.BytesIO().read, [])
 
 
-def hides_guarded_route() -> bool:
+def user_of(known: Caller) -> dict[str, Any] | None:
+    """What the application is told of a caller."""
+    return None if known.user is None else dict(known.user)
+
+
+def opens_our_socket() -> bool:
+    """Whether this request opens a WebSocket of the server's own; by a header alone none does."""
+    return request.url_rule is not None and request.url_rule.websocket
+
+
+def is_guarded_route() -> bool:
     """Whether the server itself has a route for this request that is not open to everybody."""
     if request.url_rule is None:
         return False

@@ -26,10 +26,6 @@ MAX_IDLE_CONNECTIONS = 32
 # Shorter than the host's keep-alive, so that it is we who close first.
 MAX_IDLE_SECONDS = 60.0
 RECONNECT_PAUSE_SECONDS = 0.05
-REQUEST_HEADER = "greenroom-request"
-"""On requests to `http.app`: what is known of them beside their headers. Never a client's own."""
-MAX_HEAD_BYTES = 4 * 1024 * 1024
-"""Of those requests: above what gunicorn lets through and what a handler tells of a caller."""
 
 
 class GraphTimeout(GraphFault):

@@ -8,9 +8,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from types import SimpleNamespace
 from typing import Any
 
 import h11
@@ -19,19 +18,25 @@ import uvloop
 
 from greenroom import wire
 from greenroom.config import Config
-from greenroom.contract.http_settings import HttpSettings, read_settings
+from greenroom.contract.http_settings import read_settings
 from greenroom.errors import ConfigError
-from greenroom.graphs.client import MAX_HEAD_BYTES, REQUEST_HEADER
+from greenroom.graphs.passing import MAX_HEAD_BYTES, REQUEST_HEADER
 from greenroom.graphs.registry import load_attribute
-from greenroom.graphs.users import AuthUser
+from greenroom.graphs.way_back import (
+    TOLD,
+    App,
+    BrokenOffError,
+    Door,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    Told,
+    identified,
+)
 from greenroom.logs import get_logger
 
 log = get_logger(__name__)
-
-Message = MutableMapping[str, Any]
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
 
 SHUTDOWN_SECONDS = 10
 BACKLOG = 1024
@@ -43,9 +48,10 @@ FAULT = b'{"detail":"Internal Server Error"}'
 class CustomApp:
     """The owner's application, framed: whatever it does, there is an answer and a log line."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]], path: str) -> None:
+    def __init__(self, app: App, path: str, *, has_middleware: bool = False) -> None:
         self.app = app
         self.path = path
+        self.has_middleware = has_middleware
         self.startup_fault = "its startup failed"
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,10 +59,13 @@ class CustomApp:
         if scope["type"] == "lifespan":
             await self.app(scope, receive, self._noting_faults(send))
             return
-        answer = Answer(send)
-        told = with_request(scope)
+        made = with_request(scope)
+        told: Told = made[TOLD]
+        answer = Answer(send, told)
         try:
-            await self.app(told, receive, answer)
+            await self.app(made, receive, answer)
+        except BrokenOffError as error:
+            log.info("answer broken off", path=scope["path"], error=str(error))
         except (Exception, SystemExit):  # the owner's code may raise anything
             log.exception("custom route raised", path=scope["path"], method=scope.get("method"))
             if scope["type"] == "http" and not answer.has_started:
@@ -75,16 +84,20 @@ class CustomApp:
 class Answer:
     """The way back to the server, which looks at an answer's head before it is sent."""
 
-    def __init__(self, send: Send) -> None:
+    def __init__(self, send: Send, told: Told) -> None:
         self._send = send
+        self._told = told
         self.has_started = False
 
     async def __call__(self, message: Message) -> None:
         """Send.
 
         Raises:
+            BrokenOffError: middleware would end in order what the web has broken off.
             h11.LocalProtocolError: a status or a header that HTTP does not have: a line break, say.
         """
+        if self._told.is_cut:
+            raise BrokenOffError("the web process broke off the answer")
         if message["type"] == "http.response.start":
             headers = [(bytes(name), bytes(value)) for name, value in message.get("headers", ())]
             h11.Response(status_code=message["status"], headers=headers)
@@ -113,17 +126,23 @@ def with_request(scope: Scope) -> Scope:
         "client": tuple(told["client"]),
         "server": tuple(told["server"]),
         "root_path": told["root_path"],
+        **identified(told["user"]),
     }
-    if told["user"] is not None:
-        made["user"] = AuthUser(told["user"])
-        # As Starlette's `requires` wants them.
-        made["auth"] = SimpleNamespace(scopes=list(told["user"].get("permissions") or []))
+    made[TOLD] = Told(
+        path=scope["path"],
+        method=scope.get("method"),
+        is_ours=told["is_ours"],
+        is_admitted=told["is_admitted"],
+        user=told["user"],
+    )
     return made
 
 
-def load_custom_app(config: Config) -> CustomApp | None:
+def load_custom_app(config: Config, *, wants_body: bool = False) -> CustomApp | None:
     """The owner's application; None where langgraph.json names none.
 
+    Args:
+        wants_body: whether the owner's auth handler reads bodies.
     Raises:
         ConfigError: it cannot be imported, or is no application.
     """
@@ -135,49 +154,65 @@ def load_custom_app(config: Config) -> CustomApp | None:
         raise ConfigError(
             f"http.app: {settings.app} is a {type(found).__name__}, not an ASGI application"
         )
-    warn_of_middleware(found, settings)
-    return CustomApp(found, settings.app)
+    names = [getattr(each.cls, "__name__", "?") for each in getattr(found, "user_middleware", ())]
+    if names:
+        hang_door(found, config, wants_body=wants_body)
+        log.info("middleware sees every request", middleware=names, order=settings.middleware_order)
+    return CustomApp(found, settings.app, has_middleware=bool(names))
 
 
-def warn_of_middleware(app: Any, settings: HttpSettings) -> None:
-    """Say which of an application's wishes are not met."""
-    names = [getattr(each.cls, "__name__", "?") for each in getattr(app, "user_middleware", ())]
-    if not names:
-        return
-    log.warning(
-        "middleware of http.app runs for the routes of http.app alone, not for the server's own",
-        middleware=names,
+def hang_door(app: Any, config: Config, *, wants_body: bool) -> None:
+    """Have what an application's middleware lets by, and its routes do not answer, go back."""
+    from starlette.middleware import Middleware  # noqa: PLC0415 (the owner brings it)
+
+    app.user_middleware.append(
+        Middleware(
+            Door,
+            is_route=lambda scope: is_route(app, scope),
+            socket_path=config.way_back_socket,
+            wants_body=wants_body,
+            largest_bytes=config.max_body_bytes,
+        )
     )
-    if settings.authenticates_app and settings.middleware_order == "middleware_first":
-        log.warning("http.middleware_order: callers are known before any middleware runs")
+    # It may have been built already: by a test client, say.
+    app.middleware_stack = None
 
 
 def describe_routes(app: CustomApp | None) -> dict[str, Any]:
     """Which requests are for the application.
 
     Returns:
-        `{"is_opaque": bool, "routes": [{"pattern", "methods", "is_socket", "is_weak"}]}`. Opaque is
-        an application that may answer what none of its routes matches. `methods` is None for all;
-        `is_socket` None for both kinds of request. A weak route comes after the server's own.
+        `{"is_opaque": bool, "is_wrapping": bool, "routes": [{"pattern", "methods", "is_socket",
+        "is_weak"}]}`. Opaque is an application that may answer what none of its routes matches;
+        wrapping one whose middleware sees what is ours. `methods` is None for all; `is_socket` None
+        for both kinds of request. A weak route comes after the server's own.
     """
     if app is None:
-        return {"is_opaque": False, "routes": []}
-    routes = getattr(app.app, "routes", None)
-    is_known = isinstance(routes, list) and all(hasattr(each, "path_regex") for each in routes)
-    if not is_known or routes is None:
-        return {"is_opaque": True, "routes": []}
-    framework = {getattr(app.app, name, None) for name in FRAMEWORK_PATHS}
-    # A middleware may answer any path.
-    is_opaque = bool(getattr(app.app, "user_middleware", ()))
-    return {"is_opaque": is_opaque, "routes": [describe_route(each, framework) for each in routes]}
+        return {"is_opaque": False, "is_wrapping": False, "routes": []}
+    routes = known_routes(app.app)
+    described = [] if routes is None else [describe_route(app.app, each) for each in routes]
+    return {
+        "is_opaque": routes is None,
+        "is_wrapping": app.has_middleware,
+        "routes": described,
+    }
 
 
-def describe_route(route: Any, framework: set[Any]) -> Mapping[str, Any]:
+def known_routes(app: Any) -> list[Any] | None:
+    """The routes of a Starlette application; None where they cannot be known."""
+    routes = getattr(app, "routes", None)
+    if not isinstance(routes, list) or not all(hasattr(each, "path_regex") for each in routes):
+        return None
+    return routes
+
+
+def describe_route(app: Any, route: Any) -> Mapping[str, Any]:
     """One route of a Starlette application: a path, a mount, or a WebSocket."""
-    from starlette.routing import Mount, WebSocketRoute  # noqa: PLC0415 (the owner brings it)
+    from starlette.routing import Mount, WebSocketRoute  # noqa: PLC0415 (as above)
 
     methods = getattr(route, "methods", None)
     is_mount = isinstance(route, Mount)
+    framework = {getattr(app, name, None) for name in FRAMEWORK_PATHS}
     return {
         "pattern": route.path_regex.pattern,
         "methods": sorted(methods) if methods else None,
@@ -185,6 +220,16 @@ def describe_route(route: Any, framework: set[Any]) -> Mapping[str, Any]:
         # What is mounted at the root would hide the whole API.
         "is_weak": route.path in framework or (is_mount and not route.path),
     }
+
+
+def is_route(app: Any, scope: Scope) -> bool:
+    """Whether a route of the application comes before ours, as `table.Table.has` would find."""
+    from starlette.routing import Match  # noqa: PLC0415 (as above)
+
+    return any(
+        not describe_route(app, each)["is_weak"] and each.matches(scope)[0] is Match.FULL
+        for each in known_routes(app) or ()
+    )
 
 
 class _Server(uvicorn.Server):
