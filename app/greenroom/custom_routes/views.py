@@ -19,6 +19,7 @@ from greenroom.contract.http_settings import AUTH_FIRST, HttpSettings
 from greenroom.contract.inner import WayIn, inner_request
 from greenroom.contract.services import services
 from greenroom.custom_routes.answers import CustomAnswers, TunnelResponse
+from greenroom.custom_routes.description import Descriptions
 from greenroom.custom_routes.exchange import Exchange
 from greenroom.custom_routes.table import Tables
 from greenroom.errors import BadRequest, BodyTooLarge
@@ -35,6 +36,8 @@ def install(app: Flask, config: Config, settings: HttpSettings) -> None:
     tables = Tables(graphs, config.custom_socket)
     gateway = Gateway(config, settings, tables)
     app.before_request(gateway.answer)
+    descriptions = Descriptions(graphs, tables, is_guarded=settings.authenticates_app)
+    app.extensions["custom_description"] = descriptions.with_own
     if config.way_back_socket:
         app.wsgi_app = WayIn(app.wsgi_app, config.way_back_socket)  # type: ignore[method-assign]
 

@@ -253,6 +253,11 @@ class GraphsClient:
         """Which requests are for `http.app`; see `custom_app.describe_routes`."""
         return _loads_object(self._post("/app/routes"))
 
+    def custom_description(self) -> dict[str, Any] | None:
+        """What `http.app` says of itself in OpenAPI; None where it says nothing."""
+        described: dict[str, Any] | None = wire.loads(self._post("/app/openapi"))
+        return described
+
     def check_health(self) -> None:
         """Return when the graphs process answers; waits as long as any call does."""
         self._exchange("GET", "/health", None, is_repeatable=True)

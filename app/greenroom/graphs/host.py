@@ -86,6 +86,8 @@ class Call:
             return "The auth handler"
         if self.path.startswith("/priority/"):
             return "The priority handler"
+        if self.path.startswith("/app/"):
+            return "The application of http.app"
         return f"Graph '{self.graph_id}'" if self.graph_id else "The embedding function"
 
 
@@ -101,6 +103,7 @@ class GraphsApp:
         priority: PriorityHandler | None = None,
         custom: CustomApp | None = None,
     ) -> None:
+        self._custom = custom
         self._custom_routes = describe_routes(custom)
         self._registry = registry
         self._persistence = persistence
@@ -125,6 +128,7 @@ class GraphsApp:
             "/auth/authorise": self._authorise,
             "/priority/assign": self._assign_priority,
             "/app/routes": self._list_custom_routes,
+            "/app/openapi": self._describe_custom,
             "/health": self._health,
         }
 
@@ -280,6 +284,12 @@ class GraphsApp:
 
     async def _list_custom_routes(self, _: Call) -> bytes:
         return wire.dumps(self._custom_routes)
+
+    async def _describe_custom(self, _: Call) -> bytes:
+        describe = getattr(self._custom and self._custom.app, "openapi", None)
+        if not callable(describe):
+            return b"null"
+        return encode_json(await run_in_thread(describe))
 
     async def _health(self, _: Call) -> bytes:
         return b'{"ok":true}'

@@ -108,12 +108,15 @@ def get_info() -> dict[str, Any]:
 def get_openapi() -> Response:
     """The OpenAPI document of this very server."""
     app = current_app.extensions
-    document = app.get("openapi")
+    document: bytes | None = app.get("openapi")
     if document is None:
         config = services().config
         own = describe_security(config)
         document = wire.dumps(build_document(current_app, config.mount_prefix, own))
         app["openapi"] = document
+    describe = app.get("custom_description")
+    if describe is not None:
+        document = describe(document)
     return Response(document, content_type="application/json")
 
 
