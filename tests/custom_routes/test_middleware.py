@@ -383,3 +383,55 @@ def test_requests_are_counted_against_the_limit_of_their_caller(serve: Serve, or
             for path in ("/custom/tell", f"/threads/{uuid4()}", "/custom/tell")
         ]
     assert left == [99, 98, 97]
+
+
+@pytest.mark.parametrize("order", ["middleware_first", "auth_first"])
+def test_much_may_be_known_of_a_caller(serve: Serve, order: str) -> None:
+    """More than fits into one header, on the way back."""
+    auth = {"path": "./vast_auth.py:auth"}
+    http = {**APP, "enable_custom_route_auth": True, "middleware_order": order}
+    with serve(f"vast-{order}", auth=auth, http=http) as client:
+        assert client.post("/threads", json={}, headers=bearer("ann")).status_code == 200
+        assert client.get("/custom/tell", headers=bearer("ann")).json()["user"] == "ann"
+        assert client.post("/threads", json={}).status_code == 401
+
+
+def test_a_prefix_stands_before_all(engines: Deployment, write_project: Callable[..., str]) -> None:
+    """Requests come back with it."""
+    file = write_project("wrapped-prefix", http={**APP, "mount_prefix": "/api"})
+    url = engines.start_web(prefix="/api", GREENROOM_CONFIG=file)
+    with httpx.Client(base_url=url, timeout=60) as client:
+        answer = client.get("/api/info")
+        assert (answer.status_code, is_marked(answer)) == (200, True)
+        told = client.get("/api/custom/tell")
+        assert (told.json()["path"], is_marked(told)) == ("/api/custom/tell", True)
+        rewritten = client.get("/api/info", headers={"x-rewrite": "/api/custom/tell"})
+        assert rewritten.json()["path"] == "/api/custom/tell"
+        assert not is_marked(client.get("/api/ok"))
+        assert client.get("/info").status_code == 404
+
+
+def test_a_stream_is_cut_when_the_server_stops(
+    engines: Deployment, write_project: Callable[..., str]
+) -> None:
+    """A clean end would say that this was all; nobody waits for it, nothing is killed."""
+    url = engines.start_web(GREENROOM_CONFIG=write_project("stopped", http=APP))
+    process = engines.webs[url]
+    with httpx.Client(base_url=url, timeout=60) as client:
+        path = f"/threads/{new_thread(client)}/stream"
+        with client.stream("GET", path) as response:
+            assert is_marked(response)
+            process.terminate()
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(response.iter_lines())
+    assert process.wait(30) == 0
+    assert engines.count_log("killing") == 0
+
+
+def test_a_client_is_who_it_is_to_the_routes_behind(wrapped: httpx.Client) -> None:
+    """Redirects and addresses lead where it came from, not to a socket."""
+    answer = wrapped.get("/threads/search/?a=b")
+    assert (answer.status_code, is_marked(answer)) == (307, True)
+    assert answer.headers["location"] == "/threads/search?a=b"
+    told = wrapped.get("/custom/tell").json()
+    assert told["client"][0] == "127.0.0.1"
