@@ -417,6 +417,7 @@ def test_a_stream_is_cut_when_the_server_stops(
     """A clean end would say that this was all; nobody waits for it, nothing is killed."""
     url = engines.start_web(GREENROOM_CONFIG=write_project("stopped", http=APP))
     process = engines.webs[url]
+    faults = engines.count_log("Socket error")
     with httpx.Client(base_url=url, timeout=60) as client:
         path = f"/threads/{new_thread(client)}/stream"
         with client.stream("GET", path) as response:
@@ -426,6 +427,7 @@ def test_a_stream_is_cut_when_the_server_stops(
                 list(response.iter_lines())
     assert process.wait(30) == 0
     assert engines.count_log("killing") == 0
+    assert engines.count_log("Socket error") == faults
 
 
 def test_a_client_is_who_it_is_to_the_routes_behind(wrapped: httpx.Client) -> None:

@@ -3,6 +3,7 @@
 For gevent: one greenlet may send the request's body while another reads the answer.
 """
 
+import errno
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -107,7 +108,8 @@ class Exchange:
             while isinstance(event := self._next(), h11.Data):
                 yield bytes(event.data)
         except h11.RemoteProtocolError as error:
-            raise ConnectionResetError("the answer was broken off") from error
+            # The number tells gunicorn that there is nothing to complain of.
+            raise ConnectionResetError(errno.ECONNRESET, "the answer was broken off") from error
 
     def rest(self) -> bytes:
         """What came after the answer's head, on a WebSocket."""

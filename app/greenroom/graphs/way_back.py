@@ -284,10 +284,10 @@ class Answer:
             else:
                 await self.brief(CLIENT_HAS_LEFT, b"")
             return
-        log.warning("request not passed back", path=told.path, error=str(error))
         if self.has_started:
             told.is_cut = True
             raise error
+        log.warning("request not passed back", path=told.path, error=str(error))
         await self.brief(503, AWAY, RETRY)
 
     async def _start(self, status: int, headers: Headers) -> None:
