@@ -22,7 +22,15 @@ class PromptResponse(Response):
             return
         lines = [*self.default_headers(), *(f"{name}: {value}\r\n" for name, value in self.headers)]
         self.head = util.to_bytestring(f"{''.join(lines)}\r\n", "latin-1")
+        self.must_close = self.should_close()
         self.headers_sent = True
+        if self.chunked:
+            # A stream may last for hours: nobody looks at these again.
+            self.headers, self.req.headers = [], []
+
+    def should_close(self) -> bool:
+        """Whether the connection ends with the response; what its headers have said stands."""
+        return self.must_close if self.headers_sent else bool(super().should_close())
 
     def write(self, arg: bytes) -> None:
         """Send a piece; an empty one sends the headers alone."""

@@ -1,6 +1,5 @@
 """HTTP for the protocol of generation 2: one command, or a stream of events (streaming-v2.md)."""
 
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -68,15 +67,13 @@ def stream_thread_events(thread_id: UUID) -> Response:
     commands = commands_of(app)
     if not commands.sees(thread_id):
         return Response(b"", headers=SSE_HEADERS)
-    with ExitStack() as stack:
-        subscription = stack.enter_context(app.relay.subscribe(thread_id, to_numbered=True))
+    with app.relay.subscribe(thread_id, to_numbered=True) as subscription:
         commands.open_events(thread_id)
         events = ThreadEvents(app.database, subscription, wanted.wants)
         events.next_seq = (read_count(body, "since") or 0) + 1
         return streamed(
             stream_events(subscription, events, app.config.heartbeat_seconds),
             subscription,
-            stack.pop_all().close,
             headers=SSE_HEADERS,
         )
 

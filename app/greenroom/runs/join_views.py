@@ -1,6 +1,5 @@
 """HTTP for joining: the end of a run, its stream, and the stream of a whole thread."""
 
-from contextlib import ExitStack
 from typing import Any
 from uuid import UUID
 
@@ -103,8 +102,7 @@ def join_thread_stream(thread_id: UUID, query: ThreadStreamQuery) -> Response:
     last_event_id = _last_event_id()
     position = _thread_position(last_event_id)
     require_thread(app, thread_id, scope("threads"))
-    with ExitStack() as stack:
-        subscription = stack.enter_context(app.relay.subscribe(thread_id))
+    with app.relay.subscribe(thread_id) as subscription:
         backlog = replay_thread(app.database, thread_id, position) if last_event_id else iter(())
         return streamed(
             stream_thread(
@@ -114,7 +112,6 @@ def join_thread_stream(thread_id: UUID, query: ThreadStreamQuery) -> Response:
                 backlog,
             ),
             subscription,
-            stack.pop_all().close,
             headers=SSE_HEADERS,
         )
 

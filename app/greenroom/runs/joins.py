@@ -1,7 +1,6 @@
 """Joining a run: what every request that meets a run already made is answered."""
 
 from collections.abc import Iterator
-from contextlib import ExitStack
 from uuid import UUID
 
 from flask import Response
@@ -33,8 +32,7 @@ def join(
     """Answer with the thread's values once the run has ended; at once when it has."""
     path = f"/threads/{thread_id}/runs/{run_id}"
     headers = {**JSON_HEADERS, "content-location": path, "location": f"{path}/join"}
-    with ExitStack() as stack:
-        subscription = stack.enter_context(app.relay.subscribe(thread_id, run_id))
+    with app.relay.subscribe(thread_id, run_id) as subscription:
         row = _find(app, thread_id, run_id, scope)
         if row is None or row.status in TERMINAL:
             answer = service.answer(app.database, thread_id, run_id, scope)
@@ -47,7 +45,6 @@ def join(
                 lambda: service.answer(app.database, thread_id, run_id, scope),
             ),
             subscription,
-            stack.pop_all().close,
             headers=headers,
             on_disconnect=disconnect_action(
                 app, thread_id, run_id, wanted=query.cancel_on_disconnect
@@ -69,14 +66,12 @@ def join_stream(
     Args:
         path: of the run, as the client knows it.
     """
-    with ExitStack() as stack:
-        subscription = stack.enter_context(app.relay.subscribe(thread_id, run_id))
+    with app.relay.subscribe(thread_id, run_id) as subscription:
         row = _find(app, thread_id, run_id, scope)
         subscription.is_watched = row is not None and row.status not in TERMINAL
         return streamed(
             _events_of(app, subscription, row, query, last_event_id),
             subscription,
-            stack.pop_all().close,
             headers={**SSE_HEADERS, "content-location": path, "location": f"{path}/stream"},
             on_disconnect=disconnect_action(
                 app, thread_id, run_id, wanted=query.cancel_on_disconnect

@@ -1,6 +1,5 @@
 """HTTP for runs: create and forget, wait, stream; list, get, cancel, delete (http.md, 3 and 4)."""
 
-from contextlib import ExitStack
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -186,8 +185,7 @@ def _create_and_wait(
 ) -> Response:
     app = services()
     target = thread_id or uuid4()
-    with ExitStack() as stack:
-        subscription = stack.enter_context(app.relay.subscribe_soon(target))
+    with app.relay.subscribe_soon(target) as subscription:
         prepared = service.prepare(
             app.assistants, app.config.project, body, thread_id, target, caller(), app.priorities
         )
@@ -208,7 +206,6 @@ def _create_and_wait(
         return streamed(
             chunks,
             subscription,
-            stack.pop_all().close,
             headers={**JSON_HEADERS, "content-location": path, "location": f"{path}/join"},
             on_disconnect=disconnect_action(
                 app, target, run_id, wanted=body.on_disconnect == "cancel"
@@ -221,8 +218,7 @@ def _create_and_stream(
 ) -> Response:
     app = services()
     target = thread_id or uuid4()
-    with ExitStack() as stack:
-        subscription = stack.enter_context(app.relay.subscribe_soon(target))
+    with app.relay.subscribe_soon(target) as subscription:
         prepared = service.prepare(
             app.assistants, app.config.project, body, thread_id, target, caller(), app.priorities
         )
@@ -245,7 +241,6 @@ def _create_and_stream(
         return streamed(
             chunks,
             subscription,
-            stack.pop_all().close,
             headers={**SSE_HEADERS, "content-location": path, "location": f"{path}/stream"},
             on_disconnect=disconnect_action(
                 app, target, run_id, wanted=body.on_disconnect == "cancel"
@@ -256,14 +251,12 @@ def _create_and_stream(
 def _cancel_and_wait(thread_id: UUID, run_id: UUID, action: CancelAction) -> Response:
     app = services()
     path = f"/threads/{thread_id}/runs/{run_id}"
-    with ExitStack() as stack:
-        subscription = stack.enter_context(app.relay.subscribe(thread_id, run_id))
+    with app.relay.subscribe(thread_id, run_id) as subscription:
         service.cancel(app.database, app.signals, thread_id, [run_id], action, scope("threads"))
         subscription.is_watched = True
         return streamed(
             wait_for_end(subscription, app.config.heartbeat_seconds, lambda: b"{}"),
             subscription,
-            stack.pop_all().close,
             headers={**JSON_HEADERS, "content-location": path, "location": f"{path}/join"},
         )
 

@@ -3,8 +3,9 @@
 import contextlib
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Self
 from uuid import UUID
 
 import gevent
@@ -56,15 +57,16 @@ class Subscription:
     thread_id: UUID
     run_id: UUID | None
     """Batches of other runs are left out; None takes the whole thread."""
-    patience_seconds: float
-    """How long the client may take to read a piece."""
-    tally: Tally
+    relay: "Relay"
     channel: str
     """In Redis: of the thread's events, or of its numbered ones."""
     wants_events: bool = True
     """False for one who waits for the end alone."""
-    backlog: deque[Batch] = field(default_factory=deque)
+    backlog: deque[Batch] | None = None
+    """None while nothing waits: of thousands of streams most have nothing to say."""
     backlog_bytes: int = 0
+    is_kept: bool = False
+    """It goes on after the block that made it; `end` ends it."""
     is_dropped: bool = False
     """The client was too slow."""
     is_gone: bool = False
@@ -80,6 +82,24 @@ class Subscription:
     suspected: int = 0
     """How often in a row the watchdog found the run ended, or events that the reader has not."""
     _wake: Event = field(default_factory=Event)
+
+    def __enter__(self) -> Self:
+        """Listen during the block, or for longer if somebody keeps it."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End, unless somebody keeps it."""
+        if not self.is_kept:
+            self.end()
+
+    def end(self) -> None:
+        """Listen no more."""
+        self.relay.part(self)
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long the client may take to read a piece."""
+        return self.relay.patience_seconds
 
     @property
     def awaited_run_id(self) -> UUID | None:
@@ -99,6 +119,8 @@ class Subscription:
         if self.backlog and self.backlog_bytes + len(batch.frames) > LARGEST_BACKLOG_BYTES:
             self.drop()
             return
+        if self.backlog is None:
+            self.backlog = deque()
         self.backlog.append(batch)
         self._count(len(batch.frames))
         self._wake.set()
@@ -111,7 +133,7 @@ class Subscription:
 
     def forget(self) -> None:
         """Let go of what is unread."""
-        self.backlog.clear()
+        self.backlog = None
         self._count(-self.backlog_bytes)
 
     def nudge(self) -> None:
@@ -140,12 +162,14 @@ class Subscription:
         ):
             taken.append(self.backlog.popleft())
             taken_bytes += len(taken[-1].frames)
+        if not self.backlog:
+            self.backlog = None
         self._count(-taken_bytes)
         return taken
 
     def _count(self, change_bytes: int) -> None:
         self.backlog_bytes += change_bytes
-        self.tally.backlog_bytes += change_bytes
+        self.relay.tally.backlog_bytes += change_bytes
 
 
 @dataclass(eq=False, slots=True)
@@ -191,36 +215,35 @@ class Relay:
         """Open streams and waits of this process."""
         return sum(len(channel.subscriptions) for channel in self.channels.values())
 
-    @contextlib.contextmanager
     def subscribe(
         self, thread_id: UUID, run_id: UUID | None = None, *, to_numbered: bool = False
-    ) -> Iterator[Subscription]:
-        """Listen to a thread; when the block begins, nothing published from now on is missed.
+    ) -> Subscription:
+        """Listen to a thread, in a `with` block: nothing published from now on is missed.
 
         Without Redis the block begins all the same, and ends come from Postgres alone.
 
         Args:
             to_numbered: to its events of generation 2.
         """
-        with self.subscribe_soon(thread_id, run_id, to_numbered=to_numbered) as subscription:
+        subscription = self.subscribe_soon(thread_id, run_id, to_numbered=to_numbered)
+        try:
             self.confirm(subscription)
-            yield subscription
+        except BaseException:
+            subscription.end()
+            raise
+        return subscription
 
-    @contextlib.contextmanager
     def subscribe_soon(
         self, thread_id: UUID, run_id: UUID | None = None, *, to_numbered: bool = False
-    ) -> Iterator[Subscription]:
+    ) -> Subscription:
         """Begin to listen: the answer of Redis is on its way while the caller does other things.
 
         `confirm` must come before anything that is not to be missed.
         """
         name = (self.keys.numbered_events if to_numbered else self.keys.events)(thread_id)
-        subscription = Subscription(thread_id, run_id, self.patience_seconds, self.tally, name)
+        subscription = Subscription(thread_id, run_id, self, name)
         self._join(subscription)
-        try:
-            yield subscription
-        finally:
-            self._part(subscription)
+        return subscription
 
     def confirm(self, subscription: Subscription) -> None:
         """Wait until Redis has begun to send; not for long."""
@@ -249,12 +272,15 @@ class Relay:
         else:
             channel.subscriptions.add(subscription)
 
-    def _part(self, subscription: Subscription) -> None:
+    def part(self, subscription: Subscription) -> None:
+        """Send a subscription no more."""
         name = subscription.channel
-        channel = self.channels[name]
+        channel = self.channels.get(name)
+        if channel is None or subscription not in channel.subscriptions:
+            return
         channel.subscriptions.discard(subscription)
         subscription.forget()
-        if not channel.subscriptions and self.channels.get(name) is channel:
+        if not channel.subscriptions:
             del self.channels[name]
             self._tell(self._pubsub.unsubscribe, name)
 

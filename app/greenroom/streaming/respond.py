@@ -28,19 +28,20 @@ RESET = struct.pack("ii", 1, 0)
 def streamed(
     chunks: Iterator[bytes],
     subscription: Subscription,
-    release: Callable[[], None],
     *,
     headers: dict[str, str],
     on_disconnect: Callable[[], None] | None = None,
 ) -> Response:
-    """Stream `chunks`; whatever ends it, `release` runs.
+    """Stream `chunks`; whatever ends it, the subscription ends.
 
     Args:
         on_disconnect: runs when the client left before the end.
     """
     connection: socket.socket | None = request.environ.get("gunicorn.socket")
-    body = _Body(chunks, connection, release, subscription, on_disconnect)
-    return Response(body, headers=headers)
+    body = _Body(chunks, connection, subscription, on_disconnect)
+    subscription.is_kept = True
+    # Passed on as it is: what a response keeps beside would be kept for as long as the stream.
+    return Response(body, headers=headers, direct_passthrough=True)
 
 
 class _Body:
@@ -50,13 +51,11 @@ class _Body:
         self,
         chunks: Iterator[bytes],
         connection: socket.socket | None,
-        release: Callable[[], None],
         subscription: Subscription,
         on_disconnect: Callable[[], None] | None,
     ) -> None:
         self.chunks = chunks
         self.connection = connection
-        self.release = release
         self.subscription = subscription
         self.on_disconnect = on_disconnect
         self.is_complete = False
@@ -88,7 +87,7 @@ class _Body:
         self.patience.stop()
         self.patience.close()
         self._end_watch()
-        self.release()
+        self.subscription.end()
         if self.on_disconnect and not self.is_complete and not self.subscription.is_closing:
             self.on_disconnect()
 
