@@ -27,7 +27,7 @@ from greenroom.database.deployment import find_deployment
 from greenroom.database.engine import Database
 from greenroom.errors import AppError
 from greenroom.graphs.client import GraphsClient
-from greenroom.keyring import install_keys
+from greenroom.keyring import Ask, install_keys
 from greenroom.logs import configure_logs, get_logger
 from greenroom.protocol.views import protocol
 from greenroom.runs import priority
@@ -66,7 +66,7 @@ def create_app(config: Config | None = None) -> Flask:
     """
     config = config or load_config()
     configure_logs(config.log_level, as_json=config.log_json)
-    install_keys(config)
+    install_keys(config, load_ask)
     app = Flask(__name__, static_folder=None)
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False
@@ -99,6 +99,11 @@ def create_app(config: Config | None = None) -> Flask:
     if (guard := app.extensions["greenroom"].guard) is not None:
         threading.Thread(target=tell_uncovered, args=(app, guard), daemon=True).start()
     return app
+
+
+def load_ask(config: Config) -> Ask:
+    """What tells which members of metadata are secret: the process that has the owner's code."""
+    return GraphsClient(config.graphs_socket).choose_members
 
 
 def require_contracts(app: Flask) -> None:

@@ -29,6 +29,8 @@ TEXT_MARK = "greenroom:sealed:"
 """What sealed bytes begin with where they must be text, because they lie in JSONB."""
 
 Readable: TypeAlias = bytes | memoryview
+Choose: TypeAlias = Callable[[Mapping[str, Any]], frozenset[str]]
+"""Tells which members of metadata are to be encrypted, whatever they are called."""
 
 
 class WrongKey(AppError):
@@ -51,10 +53,16 @@ class NotStorable(InvalidRequest, DontWrapMixin):
 class NotSearchable(InvalidRequest):
     """What is searched for lies encrypted."""
 
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"metadata.{name} is encrypted (LANGGRAPH_AES_JSON_KEYS) and cannot be searched"
-        )
+    def __init__(self, name: str, by: str) -> None:
+        super().__init__(f"metadata.{name} is encrypted ({by}) and cannot be searched")
+
+
+class HandlerFailed(AppError, DontWrapMixin):
+    """The owner's `encrypt.json` gave no answer. SQLAlchemy hands it on as it is."""
+
+    def __init__(self, error: AppError) -> None:
+        super().__init__(str(error))
+        self.status = error.status
 
 
 class Keys:
@@ -98,23 +106,42 @@ def key_id(key: bytes) -> bytes:
 
 _keys: Keys | None = None
 _names: frozenset[str] = frozenset()
+_choose: Choose | None = None
 
 
-def install(keys: Sequence[bytes], names: Iterable[str] = ()) -> None:
+def install(keys: Sequence[bytes], names: Iterable[str] = (), choose: Choose | None = None) -> None:
     """Encrypt and decrypt with these keys from now on, in this process; without any, neither.
 
     Args:
         keys: the first encrypts; the others are of data that was written before.
         names: of members whose values are encrypted where the JSON around them is searched.
+        choose: tells of more; None: there are no more. Raises HandlerFailed.
     """
-    global _keys, _names  # noqa: PLW0603 (column types have nothing else to ask)
+    global _keys, _names, _choose  # noqa: PLW0603 (column types have nothing else to ask)
     _names = frozenset(names)
+    _choose = choose
     _keys = Keys(keys[0], keys[1:]) if keys else None
 
 
 def is_on() -> bool:
     """Whether payloads are encrypted."""
     return _keys is not None
+
+
+def has_handler() -> bool:
+    """Whether `choose` may have to wait for the owner's code."""
+    return _choose is not None
+
+
+def choose(document: Mapping[str, Any]) -> frozenset[str]:
+    """The members of metadata that are encrypted because the owner's handler says so.
+
+    The answer is remembered: who is about to lock something asks before.
+
+    Raises:
+        HandlerFailed: the handler gave no answer.
+    """
+    return _choose(document) if _choose is not None and document else frozenset()
 
 
 def seal(data: bytes) -> bytes:
@@ -175,11 +202,10 @@ def unseal_text(stored: str) -> bytes:
 def dumps_members(value: Any, dumps: Callable[[Any], bytes] = wire.dumps) -> bytes:
     """JSON as it is stored where Postgres searches it: the values under chosen names encrypted.
 
-    Raises:
-        NotStorable: a text looks like an encrypted one.
+    Raises: as `seal_members`.
     """
     text = dumps(value)
-    if not _names and TEXT_MARK.encode() not in text:
+    if not _names and _choose is None and TEXT_MARK.encode() not in text:
         return text
     return dumps(seal_members(value))
 
@@ -195,19 +221,27 @@ def loads_members(text: str) -> Any:
 
 
 def seal_members(value: Any) -> Any:
-    """A copy of JSON data with the values under chosen names encrypted, at any depth.
+    """A copy of JSON data with the values under chosen names encrypted.
+
+    Those that the setting names at any depth, those that the handler chooses at the top.
 
     Raises:
         NotStorable: a text looks like an encrypted one.
+        HandlerFailed: as `choose`.
     """
+    return _seal_members(value, choose(value) if isinstance(value, dict) else frozenset())
+
+
+def _seal_members(value: Any, chosen: frozenset[str] = frozenset()) -> Any:
     match value:
         case dict():
+            hidden = _names | chosen
             return {
-                name: seal_text(wire.dumps(each, repr)) if name in _names else seal_members(each)
+                name: seal_text(wire.dumps(each, repr)) if name in hidden else _seal_members(each)
                 for name, each in value.items()
             }
         case list() | tuple():
-            return [seal_members(each) for each in value]
+            return [_seal_members(each) for each in value]
         case str() if value.startswith(TEXT_MARK):
             raise NotStorable
     return value
@@ -234,16 +268,19 @@ def searchable(wanted: Mapping[str, Any]) -> Mapping[str, Any]:
 
     Raises:
         NotSearchable: a value that it names is encrypted.
+        HandlerFailed: as `choose`.
     """
     level: list[Any] = [wanted] if _names else []
     while level:
         for each in level:
             if isinstance(each, dict) and (hidden := _names & each.keys()):
-                raise NotSearchable(min(hidden))
+                raise NotSearchable(min(hidden), "LANGGRAPH_AES_JSON_KEYS")
         level = [
             child
             for each in level
             for child in (each.values() if isinstance(each, dict) else each)
             if isinstance(child, dict | list)
         ]
+    if chosen := choose(wanted):
+        raise NotSearchable(min(chosen), "encryption.path")
     return wanted

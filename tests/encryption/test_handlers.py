@@ -96,7 +96,9 @@ def test_rows_from_before_the_handlers_stay_readable(guarded: Deployment) -> Non
         ("greenroom_workers.process", "context", "@encryption.context is not supported"),
         ("greenroom.cli.main web", "exits", "its code ended the process"),
         ("greenroom.cli.main web", "loses", "decrypt.blob does not give back what was encrypted"),
-        ("greenroom.cli.main web", "json", "JSON handlers are not called"),
+        ("greenroom.cli.main web", "json-half", "it needs both encrypt.json and decrypt.json"),
+        ("greenroom.cli.main web", "json-renames", "encrypt.json must give back an object"),
+        ("greenroom.cli.main web", "json-loses", "decrypt.json does not give back what was"),
     ],
 )
 def test_handlers_of_no_use_start_nothing(
@@ -107,12 +109,3 @@ def test_handlers_of_no_use_start_nothing(
     assert refused.returncode != 0
     assert f"encryption.path: {sentence}" in refused.stderr + refused.stdout
     assert shared.value(KEYS) == 0
-
-
-def test_json_handlers_need_the_names_of_what_they_would_encrypt(guarded: Deployment) -> None:
-    """Then their owner has said what becomes of metadata."""
-    settings = {"HANDLERS": "json", "LANGGRAPH_AES_JSON_KEYS": "note"}
-    with serve(guarded, **settings) as client:
-        thread = client.post("/threads", json={"metadata": {"note": SECRET}}).json()
-        assert thread["metadata"]["note"] == SECRET
-        assert files_with(guarded, SECRET) == []

@@ -19,6 +19,7 @@ from greenroom.config import Config, export_project_environment, load_config
 from greenroom.database.deployment import find_deployment
 from greenroom.database.engine import Database
 from greenroom.errors import AppError, ConfigError, DatabaseUnavailable
+from greenroom.graphs.encryption_handlers import load_ask
 from greenroom.graphs.registry import load_registry
 from greenroom.keyring import install_keys
 from greenroom.logs import configure_logs, get_logger
@@ -80,7 +81,7 @@ def main() -> None:
         config = load_config()
         configure_logs(config.log_level, as_json=config.log_json)
         export_project_environment(config.project)
-        install_keys(config)
+        install_keys(config, load_ask)
         kind = ApartProcess if APART in sys.argv[1:] else WorkerProcess
         worker = kind(config)
     except ConfigError as error:
@@ -114,7 +115,8 @@ class WorkerProcess:
             # A beat that hangs must leave time for another within the lease.
             statement_seconds=max(1.0, config.renew_seconds),
         )
-        self.upkeep_database = Database(config, pool_size=1, application_name="greenroom upkeep")
+        # One connection for each of its rounds.
+        self.upkeep_database = Database(config, pool_size=2, application_name="greenroom upkeep")
         keys = Keys(config.redis_key_prefix, find_deployment(self.database))
         client = connect(config.redis_uri)
         self.signals = Signals(client, keys)

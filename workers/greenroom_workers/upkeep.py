@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -55,36 +55,46 @@ class Upkeep:
         self.store_sweep = StoreSweep(config.project)
         self.thread_sweep = ThreadSweep(config.project)
         self._is_stopping = False
-        self._wakeup = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="upkeep", daemon=True)
+        # Crons apart: they may wait for handlers of the owner's, and lost runs must not.
+        self._rounds = [
+            self._make_round("upkeep", queue=self._sweep_queue, leftovers=self._sweep_leftovers),
+            self._make_round("crons", crons=self._fire_crons),
+        ]
 
     def start(self) -> None:
         """Begin; the first sweep comes at once, for what a crash left behind."""
-        self._thread.start()
+        for thread, _ in self._rounds:
+            thread.start()
 
     def hurry(self) -> None:
-        """Begin the next round now."""
-        self._wakeup.set()
+        """Begin the next rounds now."""
+        for _, wakeup in self._rounds:
+            wakeup.set()
 
     def stop(self) -> None:
-        """End after the current round."""
+        """End after the current rounds."""
         self._is_stopping = True
-        self._wakeup.set()
-        self._thread.join(timeout=5)
+        self.hurry()
+        for thread, _ in self._rounds:
+            thread.join(timeout=5)
 
-    def _run(self) -> None:
+    def _make_round(
+        self, name: str, **steps: Callable[[], float | None]
+    ) -> tuple[threading.Thread, threading.Event]:
+        wakeup = threading.Event()
+        arguments = (steps, wakeup)
+        return threading.Thread(target=self._run, args=arguments, name=name, daemon=True), wakeup
+
+    def _run(
+        self, steps: Mapping[str, Callable[[], float | None]], wakeup: threading.Event
+    ) -> None:
         while not self._is_stopping:
             began = time.monotonic()
-            self._wakeup.clear()
-            steps: dict[str, Callable[[], float | None]] = {
-                "queue": self._sweep_queue,
-                "crons": self._fire_crons,
-                "leftovers": self._sweep_leftovers,
-            }
+            wakeup.clear()
             waits = [self._guarded(name, step) for name, step in steps.items()]
             soonest = min(filter(None, [*waits, self.config.sweep_seconds]))
             if not self._is_stopping:
-                self._wakeup.wait(max(SHORTEST_PAUSE_SECONDS, began + soonest - time.monotonic()))
+                wakeup.wait(max(SHORTEST_PAUSE_SECONDS, began + soonest - time.monotonic()))
 
     def _guarded(self, what: str, work: Callable[[], float | None]) -> float | None:
         try:

@@ -8,7 +8,7 @@ from typing import Any, get_origin
 from flask import Response, g, request
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from greenroom import wire
+from greenroom import encryption, wire
 from greenroom.auth.caller import ANYONE
 from greenroom.auth.questions import OPEN, Access
 from greenroom.contract.fields import parse_uuid
@@ -101,6 +101,7 @@ def endpoint(
             if (rules := services().headers) is not None:
                 caller = replace(caller, headers=rules.choose(request.headers.items()))
             g.caller = caller
+            foresee_members(arguments.get("body"))
             answer = view(**arguments)
             if isinstance(answer, Response):
                 return answer
@@ -120,6 +121,19 @@ def endpoint(
         return framed
 
     return decorate
+
+
+def foresee_members(body: Any) -> None:
+    """Have the owner's handler asked about the metadata of a body before anything is locked.
+
+    Raises:
+        HandlerFailed: it gave no answer.
+    """
+    if not encryption.has_handler():
+        return
+    for each in body if isinstance(body, list) else [body]:
+        if isinstance(metadata := getattr(each, "metadata", None), dict):
+            encryption.choose(metadata)
 
 
 def dump(reply: Reply) -> Response:

@@ -12,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 from greenroom import encryption
 from greenroom.database.pages import AnyRow, Page, read_page
 from greenroom.database.scope import Scope, visible
-from greenroom.database.tables import cron, cron_firing, thread
+from greenroom.database.tables import assistant, cron, cron_firing, thread
 from greenroom.errors import NotFound
 
 COLUMNS = (
@@ -175,6 +175,16 @@ def lock_due_cron(connection: Connection, cron_id: UUID) -> AnyRow | None:
     """
     query = select(*DUE_COLUMNS).where(cron.c.cron_id == cron_id, *IS_DUE)
     return connection.execute(query.with_for_update(skip_locked=True)).one_or_none()
+
+
+def find_due_metadata(connection: Connection, cron_id: UUID) -> AnyRow | None:
+    """The metadata of a cron and of its assistant, for those of a run; None: it is not due."""
+    query = (
+        select(cron.c.metadata, assistant.c.metadata.label("base_metadata"))
+        .join(assistant, assistant.c.assistant_id == cron.c.assistant_id)
+        .where(cron.c.cron_id == cron_id, *IS_DUE)
+    )
+    return connection.execute(query).one_or_none()
 
 
 def try_lock_thread(connection: Connection, thread_id: UUID) -> bool:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
+from greenroom import encryption
 from greenroom.assistants import queries as assistant_queries
 from greenroom.auth.caller import ANYONE, Caller
 from greenroom.config import Project
@@ -207,7 +208,8 @@ def fire_due(
     fired = 0
     for cron_id in due:
         standing = None
-        if priorities is not None:
+        refusal = foresee_members(database, cron_id)
+        if priorities is not None and refusal is None:
             try:
                 standing = find_standing(database, project, cron_id, priorities)
             except AppError as error:
@@ -215,7 +217,7 @@ def fire_due(
                 log.warning("cron fires unasked", cron_id=str(cron_id), error=str(error))
                 priorities = None
         with database.transaction() as connection:
-            started = fire(connection, project, cron_id, standing)
+            started = fire(connection, project, cron_id, standing, refusal)
         if started is not None:
             prepared, entry = started
             log.info("cron fired", cron_id=str(cron_id), run_id=str(prepared.new.run_id))
@@ -231,6 +233,26 @@ def find_next_due(database: Database) -> float | None:
     """In how many seconds a cron is due: 0 or less when one is, None when none will be."""
     with database.statement() as connection:
         return queries.find_next_due(connection)
+
+
+def foresee_members(database: Database, cron_id: UUID) -> AppError | None:
+    """Have the owner's handler asked about a due cron's metadata, with nothing locked.
+
+    Returns:
+        Why they cannot be written; None: they can, or there is no handler.
+    Raises:
+        DatabaseUnavailable: they cannot be read.
+    """
+    if not encryption.has_handler():
+        return None
+    try:
+        with database.statement() as connection:
+            found = queries.find_due_metadata(connection, cron_id)
+        for each in found or ():
+            encryption.choose(each)
+    except (encryption.HandlerFailed, encryption.WrongKey) as error:
+        return error
+    return None
 
 
 def find_standing(
@@ -250,12 +272,18 @@ def find_standing(
 
 
 def fire(
-    connection: Connection, project: Project, cron_id: UUID, standing: Standing | None = None
+    connection: Connection,
+    project: Project,
+    cron_id: UUID,
+    standing: Standing | None = None,
+    refusal: AppError | None = None,
 ) -> Started | None:
     """Use up a cron's slot: put it off to the next one after now, and let its run in.
 
     Wants a transaction, and `runs.announce_entry` after it.
 
+    Args:
+        refusal: why there can be no run, if that is known.
     Returns:
         None when there is no run: somebody else fires it, its end has come, or the run was refused
         and the slot is skipped.
@@ -279,6 +307,9 @@ def fire(
         return None
     if not queries.use_slot(connection, cron_id, slot):
         log.warning("cron slot used before", **fields)
+        return None
+    if refusal is not None:
+        log.warning("cron slot skipped", **fields, error=repr(refusal))
         return None
     try:
         with connection.begin_nested():

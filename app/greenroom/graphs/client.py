@@ -249,6 +249,12 @@ class GraphsClient:
         """What a thread's runs shall have; see `PriorityHandler.assign`."""
         return _loads_object(self._post("/priority/assign", **fields))
 
+    def choose_members(self, document: Mapping[str, Any]) -> list[str]:
+        """Which members of metadata are to be encrypted; see `JsonHandlers.choose`."""
+        body = self._post("/encryption/choose", document=document)
+        names: list[str] = _loads_object(body)["names"]
+        return names
+
     def custom_routes(self) -> dict[str, Any]:
         """Which requests are for `http.app`; see `custom_app.describe_routes`."""
         return _loads_object(self._post("/app/routes"))

@@ -1,7 +1,7 @@
 """The owner's encryption handlers (langgraph-json.md, 6), which guard the keys of data.
 
 Data are encrypted by ourselves, with a key that lies in `data_key` as the owner's `encrypt.blob`
-has given it: envelope encryption (NIST SP 800-57 part 1, 5.3.5: key-encrypting keys). So the
+has given it: envelope encryption (NIST SP 800-57 part 1, 5.3.5: key-encrypting keys). So its blob
 handlers are called when a process starts, and neither a slow nor a failing one can hold up runs.
 
 `python -m greenroom.graphs.data_keys FD` writes to FD what `keyring.read_answer` reads.
@@ -23,8 +23,8 @@ from greenroom import wire
 from greenroom.config import Config, export_project_environment, load_config
 from greenroom.database.deployment import find_deployment
 from greenroom.database.engine import Database
-from greenroom.errors import ConfigError, DatabaseUnavailable
-from greenroom.graphs.registry import load_attribute
+from greenroom.errors import AppError, ConfigError, DatabaseUnavailable
+from greenroom.graphs.encryption_handlers import find_json_handlers, load_encryption
 from greenroom.logs import configure_logs, get_logger
 
 log = get_logger(__name__)
@@ -92,42 +92,35 @@ class KeyGuard:
             raise ConfigError(f"encryption.path: {name} raised {type(error).__name__}") from error
 
 
-def load_guard(config: Config) -> KeyGuard:
-    """The owner's handlers.
+def load_guard(found: Encryption, config: Config) -> KeyGuard:
+    """The owner's blob handlers.
 
     Raises:
-        ConfigError: they cannot be used.
-    """
-    block = config.project.raw["encryption"]
-    path = block.get("path") if isinstance(block, dict) else None
-    if not isinstance(path, str) or ":" not in path:
-        raise ConfigError('langgraph.json: "encryption" must be {"path": "./file.py:variable"}')
-    found = load_attribute(config.project, path, "encryption.path")
-    if not isinstance(found, Encryption):
-        raise ConfigError(
-            f"encryption.path: {path} is a {type(found).__name__}, not a langgraph_sdk.Encryption"
-        )
-    check_wishes(found, config)
-    if found._blob_encryptor is None or found._blob_decryptor is None:
-        raise ConfigError("encryption.path: it needs both encrypt.blob and decrypt.blob")
-    return KeyGuard(found._blob_encryptor, found._blob_decryptor, config.auth_timeout_seconds)
-
-
-def check_wishes(found: Encryption, config: Config) -> None:
-    """Refuse handlers that would not be called: their owner relies on them.
-
-    Raises:
-        ConfigError: there are some.
+        ConfigError: they cannot be used, or there is a handler that would not be called.
     """
     if found._context_handler is not None:
         raise ConfigError(
             "encryption.path: @encryption.context is not supported: all data have one key"
         )
-    if (found._json_encryptor or found._json_decryptor) and not config.encrypted_members:
-        raise ConfigError(
-            "encryption.path: JSON handlers are not called. Payloads are encrypted whole; say in "
-            "LANGGRAPH_AES_JSON_KEYS which members of metadata shall be, too"
-        )
+    if found._blob_encryptor is None or found._blob_decryptor is None:
+        raise ConfigError("encryption.path: it needs both encrypt.blob and decrypt.blob")
+    return KeyGuard(found._blob_encryptor, found._blob_decryptor, config.auth_timeout_seconds)
+
+
+def has_json_handlers(found: Encryption, config: Config) -> bool:
+    """Whether metadata are the owner's affair, too; the handlers have been tried then.
+
+    Raises:
+        ConfigError: they cannot be used.
+    """
+    handlers = find_json_handlers(found, config)
+    if handlers is None:
+        return False
+    try:
+        asyncio.run(handlers.check())
+    except AppError as error:
+        raise ConfigError(f"encryption.path: {error}") from error
+    return True
 
 
 def open_keys(connection: Connection, guard: KeyGuard) -> list[bytes]:
@@ -148,7 +141,8 @@ def open_keys(connection: Connection, guard: KeyGuard) -> list[bytes]:
     for row in rows:
         key, replacement = guard.open(bytes(row.wrapped))
         if replacement is not None:
-            if key in replacement or guard.open(replacement)[0] != key:
+            is_sealed = isinstance(replacement, bytes) and key not in replacement
+            if not is_sealed or guard.open(replacement)[0] != key:
                 raise ConfigError("encryption.path: decrypt.blob's replacement is of no use")
             connection.execute(REPLACE, {"key_id": row.key_id, "wrapped": replacement})
             log.info("key of data encrypted anew", key_id=str(row.key_id))
@@ -162,7 +156,9 @@ def answer() -> dict[str, Any]:
         config = load_config()
         configure_logs(config.log_level, as_json=config.log_json)
         export_project_environment(config.project)
-        guard = load_guard(config)
+        found = load_encryption(config)
+        guard = load_guard(found, config)
+        asks = has_json_handlers(found, config)
         database = Database(config, pool_size=1, application_name="greenroom keys")
         try:
             # The sentence for a database that was never migrated.
@@ -177,7 +173,10 @@ def answer() -> dict[str, Any]:
         return {"unavailable": str(error)}
     except ProgrammingError as error:
         return {"error": f"the keys of data cannot be read, run greenroom migrate: {error.orig}"}
-    return {"keys": [base64.b64encode(key).decode() for key in keys]}
+    return {
+        "keys": [base64.b64encode(key).decode() for key in keys],
+        "has_json_handlers": asks,
+    }
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import uvloop
 from langchain_core.runnables import RunnableConfig
 from langgraph_sdk import Auth
 
-from greenroom import wire
+from greenroom import encryption, wire
 from greenroom.auth.settings import read_settings
 from greenroom.collector import calm_collector
 from greenroom.config import Config, export_project_environment
@@ -37,6 +37,7 @@ from greenroom.graphs.auth_handlers import AuthHandlers
 from greenroom.graphs.client import GraphTimeout
 from greenroom.graphs.custom_app import CustomApp, describe_routes, load_custom_app, serving
 from greenroom.graphs.encoding import encode_json
+from greenroom.graphs.encryption_handlers import load_ask
 from greenroom.graphs.factories import Access, run_in_thread
 from greenroom.graphs.introspection import draw_graph, graph_schemas, subgraph_schemas
 from greenroom.graphs.long_term import put_item, search_items
@@ -88,6 +89,8 @@ class Call:
             return "The priority handler"
         if self.path.startswith("/app/"):
             return "The application of http.app"
+        if self.path.startswith("/encryption/"):
+            return "The encryption handler"
         return f"Graph '{self.graph_id}'" if self.graph_id else "The embedding function"
 
 
@@ -127,6 +130,7 @@ class GraphsApp:
             "/auth/authenticate": self._authenticate,
             "/auth/authorise": self._authorise,
             "/priority/assign": self._assign_priority,
+            "/encryption/choose": self._choose_members,
             "/app/routes": self._list_custom_routes,
             "/app/openapi": self._describe_custom,
             "/health": self._health,
@@ -282,6 +286,12 @@ class GraphsApp:
             raise NotFound("langgraph.json has no priority.path")
         return wire.dumps(await self._priority.assign(call.fields))
 
+    async def _choose_members(self, call: Call) -> bytes:
+        if not encryption.has_handler():
+            raise GraphFault("the graphs process was started without JSON handlers")
+        names = await run_in_thread(encryption.choose, call.fields["document"])
+        return wire.dumps({"names": sorted(names)})
+
     async def _list_custom_routes(self, _: Call) -> bytes:
         return wire.dumps(self._custom_routes)
 
@@ -360,7 +370,7 @@ def main(config: Config, call_seconds: float = CALL_SECONDS) -> None:
     """
     configure_logs(config.log_level, as_json=config.log_json)
     export_project_environment(config.project)
-    install_keys(config)
+    install_keys(config, load_ask)
     registry = load_registry(config.project)
     auth = load_auth(config)
     priority = load_priority(config)

@@ -12,6 +12,7 @@ from langgraph.types import Command, Interrupt, PregelTask, Send, StateSnapshot,
 
 from greenroom.encryption import searchable
 from greenroom.errors import BadRequest
+from greenroom.graphs.factories import run_in_thread
 
 Graph = Pregel[Any, Any, Any, Any]
 Json = dict[str, Any]
@@ -61,10 +62,13 @@ async def read_history(
         checkpoint: `checkpoint_ns` for a nested graph's history; a `checkpoint_id` leaves that one.
     Raises:
         NotSearchable: what the metadata shall contain is encrypted.
+        HandlerFailed: the owner's handler did not say whether it is.
     """
     target = _pointing_at(config, thread_id, checkpoint)
+    # In a thread: it may wait for the owner's handler.
+    wanted = dict(await run_in_thread(searchable, metadata)) if metadata else None
     snapshots: AsyncIterator[StateSnapshot] = graph.aget_state_history(
-        target, filter=dict(searchable(metadata or {})) or None, before=_before(before), limit=limit
+        target, filter=wanted, before=_before(before), limit=limit
     )
     return [_state(snapshot) async for snapshot in snapshots]
 

@@ -18,7 +18,7 @@ from greenroom.contract.fields import UUID_FORM
 from greenroom.database.engine import Database
 from greenroom.database.pages import AnyRow
 from greenroom.database.scope import Scope
-from greenroom.encryption import unseal_maybe
+from greenroom.encryption import choose, unseal_maybe
 from greenroom.errors import InvalidRequest, NotFound, RunNotFound, ThreadNotFound
 from greenroom.identifiers import new_id
 from greenroom.queue.admission import (
@@ -171,6 +171,7 @@ def prepare_for(
         origin: the id of what starts it, for `configurable`; None for a client's request.
     Raises:
         BadRequest: both `config.configurable` and `context` are given.
+        HandlerFailed: nobody knows which of the metadata are to be encrypted.
     """
     run_id, target = run_id or new_id(), thread_id or own_thread_id or uuid4()
     is_stateless = thread_id is None
@@ -183,6 +184,9 @@ def prepare_for(
     kwargs["temporary"] = is_stateless
     kwargs["on_completion"] = "keep" if keep else "delete"
     strategy = body.multitask_strategy if isinstance(body, RunCreateStateful) else "enqueue"
+    # Before anything is locked: the owner's handler may take its time.
+    for each in (base_metadata, metadata):
+        choose(each)
     return Prepared(
         new=NewRun(
             run_id=run_id,

@@ -2,7 +2,9 @@
 
 import asyncio
 import base64
+import json
 import os
+import time
 from typing import Any
 
 from cryptography.fernet import Fernet
@@ -11,6 +13,9 @@ from langgraph_sdk import DecryptResult, Encryption, EncryptionContext
 encryption = Encryption()
 keys = {name: name.encode().ljust(32, b".") for name in ("old", "new")}
 kind = os.environ.get("HANDLERS", "")
+calls = 0
+if "CALLS" in os.environ:
+    calls = os.open(os.environ["CALLS"], os.O_CREAT | os.O_WRONLY | os.O_APPEND)
 
 
 def cipher(name: str) -> Fernet:
@@ -50,13 +55,41 @@ async def decrypt(ctx: EncryptionContext, data: bytes) -> bytes | DecryptResult[
     return DecryptResult(plain, await encrypt(ctx, plain))
 
 
-if kind == "json":
+def is_secret(ctx: EncryptionContext, name: str, value: Any) -> bool:
+    """By its name, by what it holds, or because of whose metadata it is of."""
+    return name == "note" or "card" in str(value) or (name, ctx.model) == ("pet", "thread")
 
-    @encryption.encrypt.json
-    async def encrypt_json(ctx: EncryptionContext, data: dict[str, Any]) -> dict[str, Any]:
-        """Never called."""
-        return data
 
+async def encrypt_json(ctx: EncryptionContext, data: dict[str, Any]) -> dict[str, Any]:
+    """Encrypt values; `say` tells what to do else."""
+    assert ctx.field == "metadata"
+    if calls:
+        os.write(calls, f"{ctx.model} {sorted(data)}\n".encode())
+    match data.get("say"):
+        case "raise":
+            raise RuntimeError("secret detail of the owner's code")
+        case "hang":
+            await asyncio.sleep(60)
+        case "block":
+            time.sleep(60)  # noqa: ASYNC251 (what owners do)
+        case "rename":
+            return {"all": "encrypted"}
+    for name, value in data.items():
+        if is_secret(ctx, name, value) or kind == "json-loses":
+            token = cipher("old").encrypt(json.dumps(value).encode())
+            data[name] = f"encrypted:{token.decode()}"
+    return {"all": "encrypted"} if kind == "json-renames" else data
+
+
+async def decrypt_json(ctx: EncryptionContext, data: dict[str, Any]) -> dict[str, Any]:
+    """Decrypt nothing: only `json-loses` encrypts what it is asked about."""
+    return data
+
+
+if kind.startswith("json"):
+    encryption.encrypt.json(encrypt_json)
+if kind.startswith("json") and kind != "json-half":
+    encryption.decrypt.json(decrypt_json)
 
 if kind == "context":
 
