@@ -70,6 +70,10 @@ def test_what_is_stored_can_be_read_with_the_owners_key_alone(guarded: Deploymen
     refused = begin(guarded, "greenroom_workers.process", OWNERS_KEY="old", HANDLERS="forgot")
     assert refused.returncode != 0
     assert "encryption.path: decrypt.blob raised PermissionError" in refused.stderr
+    refused = begin(guarded, "greenroom_workers.process", OWNERS_KEY="old", HANDLERS="spoils")
+    assert refused.returncode != 0
+    assert "decrypt.blob's replacement is of no use" in refused.stderr
+    assert guarded.value(WRAPPED) == "new"
 
 
 def test_rows_from_before_the_handlers_stay_readable(guarded: Deployment) -> None:
