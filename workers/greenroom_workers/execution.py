@@ -9,6 +9,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -53,6 +54,9 @@ STOP_GRACE_SECONDS = 5.0
 STOP_REQUESTS = 3
 """How often it is asked before its run ends without it."""
 FLAG_DELAY_SECONDS = 0.02
+FEW_RUNS = 2
+"""Beside so few others a run tells its beginning and its end from its own thread: the I/O loop
+would have to wait for the interpreter. Beside more it sends for all of them at once."""
 LEFTOVER_SECONDS = 1.0
 """What tasks that a graph left running get to end in."""
 
@@ -319,7 +323,7 @@ class Executor:
 
     def _events(self, active: ActiveRun) -> RunEvents:
         claim = active.claim
-        return RunEvents(
+        events = RunEvents(
             self.io,
             self.keys,
             claim.lease,
@@ -328,6 +332,9 @@ class Executor:
             is_resumable=bool(claim.kwargs["resumable"]),
             on_lost=lambda: active.request_stop(Stop.LOST),
         )
+        if len(self.active) < FEW_RUNS:
+            events.send_here = partial(self.signals.publish, claim.lease.thread_id)
+        return events
 
     def _protocol(self, active: ActiveRun, last_seq: int) -> ProtocolRun:
         return ProtocolRun(
@@ -355,7 +362,7 @@ class Executor:
         await events.resume()
         if active.protocol is not None:
             await active.protocol.begin()
-        events.emit(
+        events.emit_first(
             "metadata",
             wire.dumps({"run_id": claim.lease.run_id, "attempt": claim.attempt}),
         )

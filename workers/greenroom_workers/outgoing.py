@@ -53,6 +53,8 @@ class Outgoing(ABC, Generic[T]):
         self.channel = channel
         self.on_lost = on_lost
         self.is_logged = is_logged
+        self.send_here: Callable[[bytes], object] | None = None
+        """Sends a message from the run's own thread; None leaves all to the I/O loop."""
         self.next_seq = 0
         self._lock = threading.Lock()
         self._waiting: list[T] = []
@@ -108,10 +110,15 @@ class Outgoing(ABC, Generic[T]):
     def _send_last(self, batch: Batch) -> None:
         """Send a batch after all that was emitted; it is kept already. Nobody waits for it."""
         with self._lock:
-            self._last = batch
-            was_sending, self._is_sending = self._is_sending, True
-        if not was_sending:
+            was_sending = self._is_sending
+            if was_sending or self.send_here is None:
+                self._last, self._is_sending = batch, True
+        if was_sending:
+            return
+        if self.send_here is None:
             self._begin()
+        else:
+            send_all(self.send_here, batch)
 
     def _begin(self) -> None:
         self.io.spawn(self._send)
@@ -197,3 +204,9 @@ class Outgoing(ABC, Generic[T]):
 
     async def _publish(self, batch: Batch) -> None:
         await self.io.publish(self.channel, pack_pieces(batch))
+
+
+def send_all(send: Callable[[bytes], object], batch: Batch) -> None:
+    """Send a batch in as many messages as it takes."""
+    for message in pack_pieces(batch):
+        send(message)

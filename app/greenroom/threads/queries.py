@@ -11,7 +11,6 @@ from sqlalchemy import (
     Select,
     Text,
     Uuid,
-    case,
     cast,
     func,
     select,
@@ -26,7 +25,7 @@ from greenroom.contract.fields import UUID_FORM
 from greenroom.database.engine import Statements
 from greenroom.database.pages import AnyRow, Page, read_page
 from greenroom.database.scope import Scope, is_visible, visible
-from greenroom.database.tables import assistant, thread, thread_state
+from greenroom.database.tables import thread, thread_state
 
 THREAD = (
     thread.c.thread_id,
@@ -79,6 +78,21 @@ RESTING_STATE = text(
       FROM thread
       LEFT JOIN thread_state AS state ON state.thread_id = thread.thread_id
        AND state.snapshot IS NOT NULL AND thread.status <> 'busy'
+     WHERE thread.thread_id = :thread_id AND {is_visible("thread.metadata")}
+    """
+)
+
+# Metadata are the client's to write: anything may stand there.
+ADDRESS = text(
+    f"""
+    SELECT thread.metadata ->> 'graph_id' AS graph_id, assistant.config AS assistant_config,
+           state.config AS state_config
+      FROM thread
+      LEFT JOIN thread_state AS state ON state.thread_id = thread.thread_id
+      LEFT JOIN assistant ON assistant.graph_id = thread.metadata ->> 'graph_id'
+       AND assistant.assistant_id = CASE
+           WHEN thread.metadata ->> 'assistant_id' ~ '^{UUID_FORM.pattern}$'
+           THEN CAST(thread.metadata ->> 'assistant_id' AS uuid) END
      WHERE thread.thread_id = :thread_id AND {is_visible("thread.metadata")}
     """
 )
@@ -401,28 +415,13 @@ def conditions(
     return found
 
 
-def find_address(connection: Connection, thread_id: UUID, scope: Scope = None) -> AnyRow | None:
+def find_address(connection: Statements, thread_id: UUID, scope: Scope = None) -> AnyRow | None:
     """What a state call needs: graph_id (or None), assistant_config, state_config; None: no thread.
 
-    The assistant's config is that of the one that ran last, if it still belongs to that graph.
+    The assistant's config is that of the one that ran last, if it still belongs to that graph. Both
+    are as they are stored.
     """
-    graph_id = thread.c.metadata["graph_id"].astext
-    named = thread.c.metadata["assistant_id"].astext
-    # Metadata are the client's to write: anything may stand there.
-    is_id = named.op("~")(f"^{UUID_FORM.pattern}$")
-    ran_last = (assistant.c.assistant_id == case((is_id, cast(named, Uuid)))) & (
-        assistant.c.graph_id == graph_id
-    )
-    query = (
-        select(
-            graph_id.label("graph_id"),
-            assistant.c.config.label("assistant_config"),
-            thread_state.c.config.label("state_config"),
-        )
-        .select_from(WITH_STATE.outerjoin(assistant, ran_last))
-        .where(thread.c.thread_id == thread_id, *visible(thread.c.metadata, scope))
-    )
-    return connection.execute(query).one_or_none()
+    return connection.execute(ADDRESS, {"thread_id": thread_id, "scope": scope}).one_or_none()
 
 
 def find_resting_state(connection: Statements, thread_id: UUID, scope: Scope = None) -> Any:

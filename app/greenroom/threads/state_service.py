@@ -16,7 +16,7 @@ from greenroom.auth.caller import ANYONE, Caller
 from greenroom.config import Project
 from greenroom.database.engine import Database
 from greenroom.database.scope import Scope
-from greenroom.encryption import unseal
+from greenroom.encryption import Readable, unseal, unseal_maybe
 from greenroom.errors import AppError, BadRequest, ThreadNotFound
 from greenroom.graphs.client import GraphsClient
 from greenroom.identifiers import new_id
@@ -206,14 +206,19 @@ def find_address(database: Database, thread_id: UUID, caller: Caller = ANYONE) -
     Raises:
         ThreadNotFound: no such thread.
     """
-    with database.statement() as connection:
+    with database.direct() as connection:
         row = queries.find_address(connection, thread_id, caller.scope("threads"))
     if row is None:
         raise ThreadNotFound(thread_id)
-    config = _merge(row.assistant_config or {}, row.state_config or {})
+    config = _merge(_config(row.assistant_config), _config(row.state_config))
     if caller.user is not None:
         config["configurable"] |= caller.configurable()
     return Address(thread_id, row.graph_id or None, config)
+
+
+def _config(stored: Readable | None) -> Json:
+    config: Json = wire.loads(unseal_maybe(stored) or b"{}")
+    return config
 
 
 def _write_supersteps(
