@@ -5,7 +5,9 @@ from typing import Any, Self
 from psycopg import AsyncConnection, Connection
 from psycopg.errors import ReadOnlySqlTransaction
 from psycopg.rows import DictRow, dict_row
+from psycopg.types.json import set_json_loads
 
+from greenroom import wire
 from greenroom.config import Config
 from greenroom.database.silence import GRACE_SECONDS, Line, session
 
@@ -22,6 +24,7 @@ class PatientConnection(Connection[DictRow]):
         silence_seconds = kwargs.pop("silence_seconds")
         connection = super().connect(conninfo, **kwargs)
         connection.line = Line(connection.pgconn.socket, silence_seconds)
+        set_json_loads(wire.loads_jsonb, connection)
         return connection
 
     def wait(self, *arguments: Any, **options: Any) -> Any:
@@ -54,6 +57,7 @@ class PatientAsyncConnection(AsyncConnection[DictRow]):
         silence_seconds = kwargs.pop("silence_seconds")
         connection = await super().connect(conninfo, **kwargs)
         connection.line = Line(connection.pgconn.socket, silence_seconds)
+        set_json_loads(wire.loads_jsonb, connection)
         return connection
 
     async def wait(self, *arguments: Any, **options: Any) -> Any:
