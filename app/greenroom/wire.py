@@ -10,7 +10,7 @@ import orjson
 
 # Postgres stores neither in text; the reference answers both with U+FFFD (observed.md, section 1).
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-LONG_NUMBER = re.compile(rb"[ \[]-?\d{19}")
+LONG_NUMBER = re.compile(rb"(?:^|[ \[])-?\d{19}")
 """In the text of a JSONB, where a space or a bracket stands before a number; or in a string."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 

@@ -16,6 +16,7 @@ from langgraph.types import Command, Interrupt, Send
 from pydantic import BaseModel
 from pydantic.v1 import BaseModel as OldModel
 
+from greenroom import wire
 from greenroom.graphs import encoding
 from greenroom.graphs.encoding import encode_json
 
@@ -149,3 +150,16 @@ def test_classes_made_at_run_time_do_not_pile_up() -> None:
 
     assert len(encoding._encoders) <= encoding.MAX_CACHED_TYPES
     assert decoded({1}) == [1]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(2**64, -(2**63) - 1, [10**40], [1, -(2**70)], {"a": 2**65}, {"a": [{"b": 2**80}]}),
+        *({"a": "12345678901234567890"}, "see 12345678901234567890", {"a": 1.5, "b": 2**53}),
+    ],
+)
+def test_what_a_jsonb_holds_comes_back_as_it_was(value: Any) -> None:
+    """Integers of any size stay integers. Postgres writes JSONB with the blanks of json.dumps."""
+    found = wire.loads_jsonb(json.dumps(value).encode())
+    assert repr(found) == repr(value)
