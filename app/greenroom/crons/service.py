@@ -32,6 +32,7 @@ from greenroom.identifiers import new_id
 from greenroom.logs import get_logger
 from greenroom.queue.admission import Standing
 from greenroom.runs import service as runs
+from greenroom.runs.preparing import Prepared, prepare_for
 from greenroom.runs.priority import Priorities
 from greenroom.runs.schemas import RunCreateStateful, RunCreateStateless
 from greenroom.signals.sender import Signals
@@ -41,7 +42,7 @@ from greenroom.webhooks.service import check_url
 from greenroom.webhooks.settings import read_rules
 
 Json = dict[str, Any]
-Started = tuple[runs.Prepared, runs.Entry]
+Started = tuple[Prepared, runs.Entry]
 ALL_FIELDS = tuple(column.name for column in queries.COLUMNS)
 FIRE_LIMIT = 50
 """Crons that one call fires at most: its thread has other things to do."""
@@ -340,7 +341,7 @@ def start_run(
     return prepared, runs.enter(connection, prepared)
 
 
-def plan_due(connection: Connection, project: Project, cron: AnyRow) -> runs.Prepared:
+def plan_due(connection: Connection, project: Project, cron: AnyRow) -> Prepared:
     """Work out the run of a cron that fires.
 
     Raises: as `plan_run`.
@@ -356,7 +357,7 @@ def plan_run(
     cron: Mapping[str, Any],
     payload: Json,
     caller: Caller = ANYONE,
-) -> runs.Prepared:
+) -> Prepared:
     """Work out the run that a cron makes.
 
     Args:
@@ -387,7 +388,7 @@ def plan_run(
     except ValidationError as error:
         raise InvalidRequest(str(error)) from error
     origin = {"cron_id": str(cron["cron_id"])}
-    prepared = runs.prepare_for(assistant, body, cron["thread_id"], origin=origin, caller=caller)
+    prepared = prepare_for(assistant, body, cron["thread_id"], origin=origin, caller=caller)
     return prepared if prepared.is_temporary else replace(prepared, ttl=default_ttl(project))
 
 

@@ -21,9 +21,10 @@ from greenroom.protocol.schemas import Command, success
 from greenroom.queue.admission import AssistantChangedError
 from greenroom.queue.states import TERMINAL
 from greenroom.runs import service as run_service
+from greenroom.runs.preparing import Prepared, prepare
 from greenroom.runs.priority import Priorities
 from greenroom.runs.schemas import RunCreateStateful
-from greenroom.runs.service import Entry, Prepared
+from greenroom.runs.service import Entry
 from greenroom.signals.sender import Signals
 from greenroom.threads.queries import thread_exists
 
@@ -185,7 +186,7 @@ class Commands:
         self, thread_id: UUID, params: Mapping[str, Any], command: dict[str, Any] | None = None
     ) -> Prepared:
         body, caller = self.permit(read_run(params, command), thread_id)
-        return run_service.prepare(
+        return prepare(
             self.assistants,
             self.project,
             body,

@@ -16,7 +16,7 @@ from greenroom.queue.admission import NewRun, Standing
 from greenroom.threads.queries import find_standing
 
 if TYPE_CHECKING:
-    from greenroom.runs.service import Prepared
+    from greenroom.runs.preparing import Prepared
 
 NOBODY = {"identity": "", "display_name": "", "is_authenticated": False, "permissions": []}
 """The user of a server that asks nobody who they are."""

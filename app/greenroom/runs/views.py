@@ -22,6 +22,7 @@ from greenroom.runs import service
 from greenroom.runs.answers import JSON_HEADERS, SSE_HEADERS, disconnect_action
 from greenroom.runs.idempotency import Key, RepeatedRequestError, read_key
 from greenroom.runs.joins import join, join_stream
+from greenroom.runs.preparing import prepare
 from greenroom.runs.schemas import (
     ActionQuery,
     CancelQuery,
@@ -65,7 +66,7 @@ def create_batch(body: list[RunCreateStateless]) -> list[dict[str, Any]]:
     """Create several stateless runs, all or none."""
     app = services()
     prepared = [
-        service.prepare(
+        prepare(
             app.assistants,
             app.config.project,
             one,
@@ -164,7 +165,7 @@ def cancel_many(body: RunsCancel, query: ActionQuery) -> None:
 
 def _create(thread_id: UUID | None, body: RunCreateStateful | RunCreateStateless) -> Reply:
     app = services()
-    prepared = service.prepare(
+    prepared = prepare(
         app.assistants,
         app.config.project,
         body,
@@ -186,7 +187,7 @@ def _create_and_wait(
     app = services()
     target = thread_id or uuid4()
     with app.relay.subscribe_soon(target) as subscription:
-        prepared = service.prepare(
+        prepared = prepare(
             app.assistants, app.config.project, body, thread_id, target, caller(), app.priorities
         )
         run_id = subscription.run_id = prepared.new.run_id
@@ -219,7 +220,7 @@ def _create_and_stream(
     app = services()
     target = thread_id or uuid4()
     with app.relay.subscribe_soon(target) as subscription:
-        prepared = service.prepare(
+        prepared = prepare(
             app.assistants, app.config.project, body, thread_id, target, caller(), app.priorities
         )
         run_id = subscription.run_id = prepared.new.run_id
