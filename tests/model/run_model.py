@@ -52,7 +52,7 @@ class Rules:
     has_sweep: bool = True
     """requeue_expired, find_exhausted and find_work."""
     has_terminal_first: bool = True
-    """_conclude writes the end before it announces it."""
+    """Ends.conclude writes the end before it announces it."""
     has_cancel_guard: bool = True
     """`cancel_action IS NOT DISTINCT FROM :cancel_action` in finish_run_if_owned."""
     has_status_guard: bool = True

@@ -29,17 +29,17 @@ from greenroom.graphs.registry import Registry
 from greenroom.graphs.serde import make_serde
 from greenroom.logs import get_logger
 from greenroom.queue import life
-from greenroom.queue.life import Claim, EndEvents, Outcome
+from greenroom.queue.life import Claim, Outcome
 from greenroom.queue.states import CancelAction, RunStatus
-from greenroom.runs.queries import delete_checkpoints
 from greenroom.signals.keys import ATTEMPT_SECONDS, Keys
 from greenroom.signals.sender import SHOW, Signals
 from greenroom.streaming.encoder import Encoder
 from greenroom.streaming.replay import milliseconds
 from greenroom_workers.active_run import ActiveRun, Stop, flush_apart
+from greenroom_workers.ends import Ends
 from greenroom_workers.inputs import graph_config, is_temporary
 from greenroom_workers.io_thread import IoThread
-from greenroom_workers.outcomes import describe_error, interrupted, outcome_of
+from greenroom_workers.outcomes import outcome_of
 from greenroom_workers.own_tasks import OwnTasks, Stray
 from greenroom_workers.parts import parts_of
 from greenroom_workers.protocol_run import ProtocolRun, is_native, native_parts
@@ -48,7 +48,6 @@ from greenroom_workers.run_threads import GraphStuck, RunThreads
 
 log = get_logger(__name__)
 
-RETRY_BASE_SECONDS = 0.5
 STOP_GRACE_SECONDS = 5.0
 """How long a graph that was asked to stop may take before it is asked again."""
 STOP_REQUESTS = 3
@@ -81,7 +80,7 @@ class Executor:
         self.signals = signals
         self.keys: Keys = signals.keys
         self.worker_id = worker_id
-        self.wake_deliveries = wake_deliveries
+        self.ends = Ends(config, database, signals, wake_deliveries)
         self.serde = make_serde(config.project)
         self.active: dict[UUID, ActiveRun] = {}
         self.is_stopping = False
@@ -159,8 +158,8 @@ class Executor:
             status = self._end_after_exit(active, error)
         except GraphStuck:
             flush_apart(active)
-            outcome = self._classify(active, None, None, None)
-            status = loop.run_until_complete(self._conclude(active, active.events, outcome))
+            outcome = self.ends.classify(active, None, None, None)
+            status = loop.run_until_complete(self.ends.conclude(active, outcome))
         finally:
             # Lost and claimed again by another of our threads, the id may be another's by now.
             if self.active.get(claim.lease.run_id) is active:
@@ -189,8 +188,8 @@ class Executor:
             reason=active.stop.name if active.stop else None,
         )
         if active.stop is not Stop.LOST:
-            outcome = self._classify(active, None, None, None)
-            status = asyncio.run(self._conclude(active, active.events, outcome))
+            outcome = self.ends.classify(active, None, None, None)
+            status = asyncio.run(self.ends.conclude(active, outcome))
             seconds = round(time.monotonic() - active.started, 4)
             log.info(
                 "run ended", **ids, status=status, attempt=active.claim.attempt, seconds=seconds
@@ -239,7 +238,7 @@ class Executor:
         }
         outcome = outcome_of(active.claim, None, None, status=RunStatus.ERROR, error=described)
         flush_apart(active)
-        return active.loop.run_until_complete(self._conclude(active, active.events, outcome))
+        return active.loop.run_until_complete(self.ends.conclude(active, outcome))
 
     async def _run(self, active: ActiveRun) -> str:
         """Take a claim to its end; the words for the log."""
@@ -250,7 +249,7 @@ class Executor:
         hurry = asyncio.ensure_future(self._heed_flag(active))
         try:
             await self._supervise(active, task)
-            outcome = task.result() if task.done() else self._classify(active, None, None, None)
+            outcome = task.result() if task.done() else self.ends.classify(active, None, None, None)
         except asyncio.CancelledError:
             if active.stop is None:
                 raise
@@ -258,7 +257,7 @@ class Executor:
         except LeaseLost:
             active.stop, outcome = Stop.LOST, None
         except DatabaseUnavailable as error:
-            return await self._retry(active, events, error)
+            return await self.ends.retry(active, error)
         finally:
             hurry.cancel()
         if active.stop is Stop.LOST:
@@ -268,7 +267,7 @@ class Executor:
                 life.release_run(connection, claim.lease, is_charged=False)
             self.signals.ring()
             return "handed back"
-        return await self._conclude(active, events, outcome)
+        return await self.ends.conclude(active, outcome)
 
     async def _supervise(self, active: ActiveRun, task: asyncio.Task[Any]) -> None:
         """Wait for the graph; ask it to stop when its time is up, and again while it does not."""
@@ -408,7 +407,7 @@ class Executor:
                 await active.protocol.events.flushed()
             if isinstance(saver, FencedSaver):
                 await saver.settled()
-        return self._classify(active, graph, snapshot, failure)
+        return self.ends.classify(active, graph, snapshot, failure)
 
     def _saver(self, active: ActiveRun) -> BaseCheckpointSaver[Any]:
         claim = active.claim
@@ -466,133 +465,3 @@ class Executor:
             if key not in {"checkpoint_id", "checkpoint_ns", "checkpoint_map"}
         }
         return await graph.aget_state({**config, "configurable": configurable})
-
-    def _classify(
-        self,
-        active: ActiveRun,
-        graph: Pregel[Any, Any, Any, Any] | None,
-        snapshot: StateSnapshot | None,
-        failure: BaseException | None,
-    ) -> Outcome | None:
-        claim = active.claim
-        if active.stop is Stop.TIMEOUT:
-            seconds = f"{self.config.run_timeout_seconds:g}"
-            error = {"error": "TimeoutError", "message": f"the run took longer than {seconds} s"}
-            return outcome_of(claim, graph, snapshot, status=RunStatus.TIMEOUT, error=error)
-        if active.stop is not None:
-            return outcome_of(claim, graph, snapshot, status=RunStatus.INTERRUPTED)
-        if failure is not None:
-            log.warning(
-                "graph failed",
-                run_id=str(claim.lease.run_id),
-                thread_id=str(claim.lease.thread_id),
-                graph_id=claim.graph_id,
-                exc_info=failure,
-            )
-            error = describe_error(failure)
-            return outcome_of(claim, graph, snapshot, status=RunStatus.ERROR, error=error)
-        return outcome_of(claim, graph, snapshot, status=RunStatus.SUCCESS)
-
-    async def _conclude(self, active: ActiveRun, events: RunEvents, outcome: Outcome | None) -> str:
-        """Write the end, then announce it; again when a wish to cancel came in between."""
-        claim = active.claim
-        active.is_concluding = True
-        protocol, end = active.protocol, None
-        if protocol is not None:
-            # After the end nothing is kept any more.
-            await protocol.events.flushed()
-        while True:
-            action = active.action
-            if action is CancelAction.ROLLBACK:
-                end = protocol.end_rolled_back() if protocol else None
-                has_ended, status, frame = self._roll_back(claim, end), "rolled back", b""
-            else:
-                final = self._final(active, outcome)
-                frame = events.end_frame(wire.dumps(final.error)) if final.error else b""
-                end = protocol.end(final) if protocol else None
-                has_ended = self._finish(active, final, action, frame, end)
-                status = final.status
-            if has_ended:
-                break
-            with self.database.statement() as connection:
-                is_ours, wish = life.find_wish(connection, claim.lease)
-            if not is_ours or wish == action:
-                return "lost"
-            active.action = wish
-        events.announce_end(frame)
-        if protocol is not None and end is not None:
-            protocol.events.announce_end(end)
-        return str(status)
-
-    def _final(self, active: ActiveRun, outcome: Outcome | None) -> Outcome:
-        """The end to write, seen in the light of a wish to cancel that came late."""
-        if outcome is None:
-            outcome = outcome_of(active.claim, None, None, status=RunStatus.INTERRUPTED)
-        wanted = active.action is CancelAction.INTERRUPT
-        if outcome.status is RunStatus.INTERRUPTED or (wanted and active.stop is not Stop.TIMEOUT):
-            return interrupted(active.claim, outcome)
-        return outcome
-
-    def _finish(
-        self,
-        active: ActiveRun,
-        outcome: Outcome,
-        action: CancelAction | None,
-        frame: bytes,
-        end_events: EndEvents | None,
-    ) -> bool:
-        claim, events = active.claim, active.events
-        options: dict[str, Any] = {
-            "cancel_action": action,
-            "is_temporary": is_temporary(claim),
-            "end_frame": (events.next_seq, frame) if frame and events.is_logged else None,
-            "end_events": end_events,
-        }
-        if claim.has_webhook:
-            with self.database.transaction() as connection:
-                finished = life.finish_run_and_owe(connection, claim.lease, outcome, **options)
-        else:
-            with self.database.direct() as direct:
-                finished = life.finish_run_if_owned(direct, claim.lease, outcome, **options)
-        if finished is None:
-            return False
-        active.is_work_left = finished.has_next or finished.is_work_left
-        if claim.has_webhook:
-            self.wake_deliveries()
-        if finished.has_next:
-            self.signals.ring()
-        return True
-
-    def _roll_back(self, claim: Claim, end_events: EndEvents | None) -> bool:
-        """Remove a run and what it wrote, as if it had never been."""
-        run_id, thread_id = claim.lease.run_id, claim.lease.thread_id
-        with self.database.transaction() as connection:
-            last_seq = end_events.last_seq if end_events else None
-            if not life.remove_run_if_owned(connection, claim.lease, last_seq):
-                return False
-            if not is_temporary(claim):
-                # Only now: a checkpoint that was under way is written or refused.
-                delete_checkpoints(connection, thread_id, [run_id])
-            has_next = life.settle(connection, thread_id)
-        if has_next:
-            self.signals.ring()
-        return True
-
-    async def _retry(self, active: ActiveRun, events: RunEvents, error: DatabaseUnavailable) -> str:
-        """A passing fault of the database: back to the queue, or the end after the last attempt."""
-        claim = active.claim
-        log.warning(
-            "attempt failed",
-            run_id=str(claim.lease.run_id),
-            thread_id=str(claim.lease.thread_id),
-            attempt=claim.attempt,
-            error=repr(error.__cause__ or error),
-        )
-        if claim.attempt >= self.config.max_attempts:
-            described = describe_error(error)
-            outcome = outcome_of(claim, None, None, status=RunStatus.ERROR, error=described)
-            return await self._conclude(active, events, outcome)
-        delay_seconds = RETRY_BASE_SECONDS * 2**claim.attempt
-        with self.database.statement() as connection:
-            life.release_run(connection, claim.lease, delay_seconds=delay_seconds, is_charged=True)
-        return "to be tried again"
