@@ -5,6 +5,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from deployment import free_port
 from sqlalchemy import Connection, text
 
 from greenroom.config import Config, Project
@@ -96,3 +97,12 @@ def test_a_connection_may_rest_for_longer_than_an_answer_may_take(database_uri: 
     with opened.direct() as connection:
         assert connection.execute(BACKEND, {}).one().pid == backend
     opened.close()
+
+
+@pytest.mark.parametrize("block", ["direct", "statement", "transaction"])
+def test_a_server_that_is_not_there_is_named_like_any_passing_trouble(block: str) -> None:
+    """Whichever block finds out: requests answer 503, workers come again."""
+    absent = open_database(f"postgresql://nobody@127.0.0.1:{free_port()}/none")
+    with pytest.raises(DatabaseUnavailable), getattr(absent, block)():
+        pytest.fail("nobody is there")
+    absent.close()
