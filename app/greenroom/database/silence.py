@@ -112,7 +112,8 @@ class Watch:
     def __init__(self) -> None:
         self._lines: WeakSet[Line] = WeakSet()
         self._has_thread = False
-        self.lock = threading.Lock()
+        # A collection in the middle of `add` may close connections that nobody has any more.
+        self.lock = threading.RLock()
 
     def add(self, line: Line) -> None:
         """Watch a line for as long as somebody has it."""
