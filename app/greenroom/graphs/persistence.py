@@ -26,7 +26,7 @@ from greenroom.config import Config
 from greenroom.graphs.checkpoint_clock import observe
 from greenroom.graphs.connections import PatientAsyncConnection, options
 from greenroom.graphs.factories import run_in_thread
-from greenroom.graphs.group_commit import NEWEST, refuse_dead_async
+from greenroom.graphs.group_commit import NEWEST
 from greenroom.graphs.long_term import open_store
 from greenroom.graphs.serde import Apart, Serializer, is_inline, make_serde
 
@@ -123,7 +123,7 @@ async def open_persistence(config: Config) -> AsyncIterator[Persistence]:
         timeout=ACQUIRE_SECONDS,
         reconnect_timeout=RECONNECT_SECONDS,
         # A restart of Postgres leaves dead connections behind: look before handing one out.
-        check=refuse_dead_async,
+        check=AsyncConnectionPool.check_connection,
         name="graphs",
         open=False,
     )
