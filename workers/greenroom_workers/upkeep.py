@@ -28,6 +28,8 @@ log = get_logger(__name__)
 
 EXHAUSTED: Final = "WorkerLost"
 SHORTEST_PAUSE_SECONDS: Final = 0.02
+LEFTOVERS_EVERY: Final = 5
+"""Rounds between two looks for what has had its time: nobody waits for that."""
 HELD_CRON_SECONDS: Final = 0.25
 """Until the next look at a due cron that another worker, or a request on its thread, has locked."""
 
@@ -55,6 +57,7 @@ class Upkeep:
         self.store_sweep = StoreSweep(config.project)
         self.thread_sweep = ThreadSweep(config.project)
         self._is_stopping = False
+        self._rounds_done = 0
         # Crons apart: they may wait for handlers of the owner's, and lost runs must not.
         self._rounds = [
             self._make_round("upkeep", queue=self._sweep_queue, leftovers=self._sweep_leftovers),
@@ -132,6 +135,9 @@ class Upkeep:
 
     def _sweep_leftovers(self) -> None:
         """Delete what has had its time: results, events, store items, threads."""
+        self._rounds_done += 1
+        if self._rounds_done % LEFTOVERS_EVERY != 1:
+            return
         with self.database.statement() as connection:
             life.sweep_leftovers(connection, self.config.resumable_ttl_seconds)
             self.store_sweep.run(connection)

@@ -66,6 +66,8 @@ def read_position(last_event_id: str | None) -> int | None:
 class RunStream:
     """The frames of a run in order, each once, whichever way they come."""
 
+    __slots__ = ("database", "has_begun", "has_ended", "next_seq", "token", "wanted")
+
     def __init__(self, database: Database, wanted: Wanted) -> None:
         self.database = database
         self.wanted = wanted

@@ -174,6 +174,8 @@ class Subscription:
 
 @dataclass(eq=False, slots=True)
 class _Channel:
+    name: str
+    """One text for all who listen."""
     subscriptions: set[Subscription] = field(default_factory=set)
     confirmed: Event = field(default_factory=Event)
     pieces: Pieces = field(default_factory=Pieces)
@@ -266,10 +268,11 @@ class Relay:
         name = subscription.channel
         channel = self.channels.get(name)
         if channel is None:
-            channel = self.channels[name] = _Channel()
+            channel = self.channels[name] = _Channel(name)
             channel.subscriptions.add(subscription)
             self._tell(self._pubsub.subscribe, name)
         else:
+            subscription.channel = channel.name
             channel.subscriptions.add(subscription)
 
     def part(self, subscription: Subscription) -> None:
@@ -374,7 +377,7 @@ class Relay:
 
     def _check(self, watched: Sequence[Subscription]) -> None:
         with self.database.statement() as connection:
-            run_ids = [str(s.awaited_run_id) for s in watched]
+            run_ids = list({str(s.awaited_run_id) for s in watched})
             ended = set(connection.execute(FIND_ENDED, {"run_ids": run_ids}).scalars())
         for subscription in watched:
             run_id = subscription.awaited_run_id

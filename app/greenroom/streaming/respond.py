@@ -47,6 +47,11 @@ def streamed(
 class _Body:
     """The iterable that the server reads; it calls `close` at the end, finished or not."""
 
+    __slots__ = (
+        *("chunks", "connection", "is_complete", "on_disconnect", "patience", "subscription"),
+        "watch",
+    )
+
     def __init__(
         self,
         chunks: Iterator[bytes],
