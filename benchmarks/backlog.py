@@ -21,6 +21,7 @@ from greenroom.cli.embedded import EmbeddedPostgres
 from greenroom.config import Config, Project
 from greenroom.database.engine import Database
 from greenroom.database.migrate import migrate
+from greenroom.identifiers import new_id
 from greenroom.queue.admission import NewRun, NewThread, admit_run
 from greenroom.queue.life import Outcome, claim_run, finish_run_if_owned
 from greenroom.queue.states import RunStatus
@@ -31,10 +32,11 @@ SELECT gen_random_uuid(), '{"graph_id": "echo"}', %(status)s FROM generate_serie
 """
 # Their threads' own columns do not matter here; the indexes of both tables do.
 MAKE_QUEUED = """
-INSERT INTO run (run_id, thread_id, assistant_id, graph_id, queue_state, due_at,
+INSERT INTO run (run_id, thread_id, assistant_id, graph_id, queue_state, due_at, turn,
                  multitask_strategy, metadata, kwargs)
 SELECT gen_random_uuid(), thread_id, gen_random_uuid(), 'echo', 'ready',
        now() - interval '1 hour' + make_interval(secs => number / 1000.0),
+       (extract(epoch FROM now() - interval '1 hour') * 1000000)::bigint + number * 1000,
        'enqueue', '{"graph_id": "echo"}', '{}'
   FROM (SELECT thread_id, row_number() OVER () AS number FROM thread) AS numbered
 """
@@ -125,7 +127,7 @@ class Backlog:
         """One run's way through the queue: the seconds of each step."""
         with database.direct() as connection:
             clocks = [perf_counter()]
-            admit_run(connection, new_run(uuid4()), NewThread(metadata={}, is_temporary=False))
+            admit_run(connection, new_run(new_id()), NewThread(metadata={}, is_temporary=False))
             clocks.append(perf_counter())
             claim = claim_run(connection, WORKER, LEASE_SECONDS)
             clocks.append(perf_counter())
@@ -145,7 +147,7 @@ class Backlog:
 def new_run(thread_id: UUID) -> NewRun:
     """Make a run as a request would."""
     return NewRun(
-        run_id=uuid4(),
+        run_id=new_id(),
         thread_id=thread_id,
         assistant_id=uuid4(),
         graph_id="echo",
