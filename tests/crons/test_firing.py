@@ -22,6 +22,7 @@ from greenroom.database.deployment import find_deployment
 from greenroom.database.engine import Database
 from greenroom.errors import NotFound
 from greenroom.runs import service as runs
+from greenroom.runs.preparing import prepare
 from greenroom.runs.schemas import RunCreateStateful
 from greenroom.signals.connection import connect
 from greenroom.signals.keys import Keys
@@ -297,7 +298,7 @@ def test_the_strategy_decides_on_a_busy_thread(
     """A slot that is refused is skipped; the cron goes on at the next one."""
     thread_id = scheduler.thread()
     body = RunCreateStateful(assistant_id="echo")
-    before = runs.prepare(KnownAssistants(scheduler.database), PROJECT, body, thread_id)
+    before = prepare(KnownAssistants(scheduler.database), PROJECT, body, thread_id)
     runs.admit(scheduler.database, scheduler.signals, before)
     cron_id = scheduler.cron(thread_id, multitask_strategy=strategy)
     scheduler.set_due(cron_id, slot_ago(minutes=1))
