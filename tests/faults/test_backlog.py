@@ -217,7 +217,8 @@ def test_claims_do_not_stumble_over_runs_that_have_ended(
     backlog = fill(deployment, ready=2 * count, queued=5, ended=5)
     before = measure(deployment, backlog)
     took = work_off(deployment, count)
-    assert grown(before, measure(deployment, backlog)) == {}
+    # While Postgres analyses a table by itself, its snapshot keeps entries that are done with.
+    until(lambda: not grown(before, measure(deployment, backlog)))
     tenth = count // 10
     first, last = (1000 * statistics.median(part) for part in (took[:tenth], took[-tenth:]))
     one = scenario(12, f"{count:,} claims: {first:.2f} ms, the last {last:.2f} ms")
