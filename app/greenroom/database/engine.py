@@ -105,7 +105,7 @@ class Database:
             pooled = self.engine.raw_connection()
         except sqlalchemy_errors.TimeoutError as error:
             raise translate(error) from error
-        except psycopg2.OperationalError as error:
+        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
             # The pool passes on what the driver raises, in the driver's own words.
             raise DatabaseUnavailable("the database is not available") from error
         connection: Any = pooled.driver_connection
