@@ -11,7 +11,7 @@ from greenroom.assistants.queries import FIND_FOR_RUN
 from greenroom.database.engine import Database
 from greenroom.database.prepared import LIFE_SECONDS, PreparedText
 from greenroom.queue.admission import ADMIT_ON_NEW_THREAD
-from greenroom.queue.statements import STATEMENTS
+from greenroom.queue.statements import FINISH_WITH_CHECKPOINTS, STATEMENTS
 from greenroom.threads.queries import RESTING_STATE
 
 PLANS = text("SELECT name, prepare_time FROM pg_prepared_statements ORDER BY prepare_time")
@@ -22,6 +22,7 @@ TEXTS = {
     "assistant": FIND_FOR_RUN,
     "admit on a new thread": ADMIT_ON_NEW_THREAD,
     "state": RESTING_STATE,
+    "finish with checkpoints": FINISH_WITH_CHECKPOINTS,
     **{
         name: STATEMENTS[name]
         for name in (
@@ -50,7 +51,10 @@ KINDS = {
     "result_seconds": "double precision",
     "thread_metadata": "jsonb",
     "ttl_minutes": "double precision",
-} | dict.fromkeys(("run_id", "thread_id", "assistant_id"), "uuid")
+} | {
+    **dict.fromkeys(("run_id", "thread_id", "assistant_id"), "uuid"),
+    **dict.fromkeys(("heads", "blobs", "writes"), "json"),
+}
 BYTES = frozenset(
     {
         *("config", "end_frame", "error", "interrupts", "kwargs", "output", "snapshot"),

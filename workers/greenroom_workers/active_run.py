@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
+from greenroom.graphs.checkpointer import FencedSaver
 from greenroom.queue.life import Claim
 from greenroom.queue.states import CancelAction
 from greenroom_workers.protocol_run import ProtocolRun
@@ -37,6 +38,8 @@ class ActiveRun:
     events: RunEvents = field(init=False)
     protocol: ProtocolRun | None = None
     """Its events of generation 2; None while nobody has asked for its thread's."""
+    saver: FencedSaver | None = None
+    """None before its graph is opened, and for a run whose checkpoints nobody keeps."""
     is_concluding: bool = False
     started: float = field(default_factory=time.monotonic)
     stop: Stop | None = None

@@ -1,10 +1,13 @@
 """How runs end: judged, written while the lease holds, and only then made known."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
+import psycopg2
 from langgraph.pregel import Pregel
 from langgraph.types import StateSnapshot
+from sqlalchemy.exc import SQLAlchemyError
 
 from greenroom import wire
 from greenroom.config import Config
@@ -12,7 +15,7 @@ from greenroom.database.engine import Database
 from greenroom.errors import DatabaseUnavailable
 from greenroom.logs import get_logger
 from greenroom.queue import life
-from greenroom.queue.life import Claim, EndEvents, Outcome
+from greenroom.queue.life import Checkpoints, Claim, EndEvents, Outcome
 from greenroom.queue.states import CancelAction, RunStatus
 from greenroom.runs.queries import delete_checkpoints
 from greenroom.signals.sender import Signals
@@ -68,7 +71,11 @@ class Ends:
         return outcome_of(claim, graph, snapshot, status=RunStatus.SUCCESS)
 
     async def conclude(self, active: ActiveRun, outcome: Outcome | None) -> str:
-        """Write the end, then announce it; again when a wish to cancel came in between."""
+        """Write the end, then announce it; again when a wish to cancel came in between.
+
+        Raises:
+            DatabaseUnavailable, LeaseLost: also of the last checkpoints.
+        """
         claim, events = active.claim, active.events
         active.is_concluding = True
         protocol, end = active.protocol, None
@@ -84,7 +91,8 @@ class Ends:
                 final = self._final(active, outcome)
                 frame = events.end_frame(wire.dumps(final.error)) if final.error else b""
                 end = protocol.end(final) if protocol else None
-                has_ended = self._finish(active, final, action, frame, end)
+                finish = partial(self._finish, active, final, action, frame, end)
+                has_ended = await self._with_checkpoints(active, finish)
                 status = final.status
             if has_ended:
                 break
@@ -97,6 +105,13 @@ class Ends:
         if protocol is not None and end is not None:
             protocol.events.announce_end(end)
         return str(status)
+
+    async def _with_checkpoints(
+        self, active: ActiveRun, finish: Callable[[Checkpoints | None], bool]
+    ) -> bool:
+        if active.saver is None:
+            return finish(None)
+        return await active.saver.taken_with(finish)
 
     def _final(self, active: ActiveRun, outcome: Outcome | None) -> Outcome:
         """The end to write, seen in the light of a wish to cancel that came late."""
@@ -114,6 +129,7 @@ class Ends:
         action: CancelAction | None,
         frame: bytes,
         end_events: EndEvents | None,
+        checkpoints: Checkpoints | None,
     ) -> bool:
         claim, events = active.claim, active.events
         options: dict[str, Any] = {
@@ -121,13 +137,21 @@ class Ends:
             "is_temporary": is_temporary(claim),
             "end_frame": (events.next_seq, frame) if frame and events.is_logged else None,
             "end_events": end_events,
+            "checkpoints": checkpoints,
         }
-        if claim.has_webhook:
-            with self.database.transaction() as connection:
-                finished = life.finish_run_and_owe(connection, claim.lease, outcome, **options)
-        else:
-            with self.database.direct() as direct:
-                finished = life.finish_run_if_owned(direct, claim.lease, outcome, **options)
+        try:
+            if claim.has_webhook:
+                with self.database.transaction() as connection:
+                    finished = life.finish_run_and_owe(connection, claim.lease, outcome, **options)
+            else:
+                with self.database.direct() as direct:
+                    finished = life.finish_run_if_owned(direct, claim.lease, outcome, **options)
+        except (DatabaseUnavailable, SQLAlchemyError, psycopg2.Error) as error:
+            if checkpoints is None:
+                raise
+            # It may be the checkpoints': what becomes of them alone tells.
+            log.debug("not ended with its checkpoints", run_id=str(claim.lease.run_id), error=error)
+            return False
         if finished is None:
             return False
         active.is_work_left = finished.has_next or finished.is_work_left

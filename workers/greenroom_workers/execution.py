@@ -15,7 +15,6 @@ from uuid import UUID
 
 import redis
 import uvloop
-from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.pregel import Pregel
 from langgraph.types import StateSnapshot
@@ -56,6 +55,8 @@ FLAG_DELAY_SECONDS = 0.02
 FEW_RUNS = 2
 """Beside so few others a run tells its beginning and its end from its own thread: the I/O loop
 would have to wait for the interpreter. Beside more it sends for all of them at once."""
+SHOWING = frozenset({"checkpoints", "debug"})
+"""Modes that show a client checkpoints, which must be there when it asks for them."""
 LEFTOVER_SECONDS = 1.0
 """What tasks that a graph left running get to end in."""
 
@@ -250,6 +251,8 @@ class Executor:
         try:
             await self._supervise(active, task)
             outcome = task.result() if task.done() else self.ends.classify(active, None, None, None)
+            if active.stop is None:
+                return await self.ends.conclude(active, outcome)
         except asyncio.CancelledError:
             if active.stop is None:
                 raise
@@ -374,11 +377,11 @@ class Executor:
             attempt=claim.attempt,
         )
         config = graph_config(claim)
-        saver = self._saver(active)
+        active.saver = self._saver(active)
         opened = self.registry.open(
             claim.graph_id,
             config,
-            checkpointer=saver,
+            checkpointer=active.saver or InMemorySaver(),
             store=self.io.store,
             access="threads.create_run",
             context=kwargs["context"] or None,
@@ -405,19 +408,20 @@ class Executor:
             await events.flushed_to_log()
             if active.protocol is not None:
                 await active.protocol.events.flushed()
-            if isinstance(saver, FencedSaver):
-                await saver.settled()
+            if active.saver is not None:
+                await active.saver.settled(may_hold=active.stop is not Stop.SHUTDOWN)
         return self.ends.classify(active, graph, snapshot, failure)
 
-    def _saver(self, active: ActiveRun) -> BaseCheckpointSaver[Any]:
+    def _saver(self, active: ActiveRun) -> FencedSaver | None:
         claim = active.claim
         if is_temporary(claim):
-            return InMemorySaver()
+            return None
         return FencedSaver(
             self.io.checkpoints,
             claim.lease,
             is_blank=claim.is_blank,
             awaits_commits=claim.kwargs["durability"] == "sync",
+            may_hold=not (active.protocol or SHOWING & set(claim.kwargs["stream_mode"])),
             before_writes=active.events_kept,
             serde=self.serde,
         )

@@ -36,10 +36,18 @@ from psycopg.rows import DictRow
 
 from greenroom import encryption, wire
 from greenroom.graphs.checkpoint_clock import observe
-from greenroom.graphs.group_commit import NEWEST, Chain, CheckpointStore, Put, translated
+from greenroom.graphs.group_commit import (
+    NEWEST,
+    Chain,
+    CheckpointStore,
+    Put,
+    settle,
+    translated,
+)
+from greenroom.graphs.held import Held, as_rows
 from greenroom.graphs.recent import Head, Recent, as_row
 from greenroom.graphs.serde import Serializer, is_inline
-from greenroom.queue.life import Lease
+from greenroom.queue.life import Checkpoints, Lease
 
 T = TypeVar("T")
 
@@ -75,6 +83,8 @@ class FencedSaver(BasePostgresSaver):
         awaits_commits: each write returns when it is committed. Otherwise they return at once, are
             committed in their order, and `settled` tells the end: for langgraph's durabilities
             "async" and "exit", which promise no more.
+        may_hold: they are not even begun for a moment, so that `taken_with` may commit them with
+            the end of the run.
         before_writes: awaited before each write of the run's loop.
     """
 
@@ -85,6 +95,7 @@ class FencedSaver(BasePostgresSaver):
         *,
         is_blank: bool = False,
         awaits_commits: bool = True,
+        may_hold: bool = False,
         before_writes: Callable[[], Awaitable[None]] | None = None,
         serde: SerializerProtocol | None = None,
     ) -> None:
@@ -96,6 +107,7 @@ class FencedSaver(BasePostgresSaver):
         self._recent = Recent(is_blank=is_blank)
         self._chain = Chain()
         self._pending: deque[Put] = deque()
+        self._held = Held(store) if may_hold and not awaits_commits else None
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
         """See the base class, which looks at the serializer anew each time."""
@@ -113,14 +125,53 @@ class FencedSaver(BasePostgresSaver):
         """Reads as this saver does: langgraph gives its copies other serializers."""
         return RowReader(self.store.reads, serde=self.serde)
 
-    async def settled(self) -> None:
-        """Return when everything is committed."""
-        while self._pending:
-            puts = list(self._pending)
+    async def settled(self, *, may_hold: bool = False) -> None:
+        """Return when everything is committed.
+
+        Args:
+            may_hold: what is held stays so, for `taken_with`.
+        """
+        if self._held is not None and not may_hold:
+            self._held.release()
+        while begun := self._begun():
             # They are committed in their order, and none after one that failed.
-            await asyncio.wrap_future(puts[-1].done)
-            for put in puts:
+            await asyncio.wrap_future(begun[-1].done)
+            for put in begun:
                 self._drop(put)
+
+    async def taken_with(self, end: Callable[[Checkpoints | None], bool]) -> bool:
+        """Commit what is held with the end of the run; what was begun before comes first.
+
+        Where something is known to have failed nothing more is written.
+
+        Args:
+            end: writes the end, and the checkpoints that it is given in the same transaction;
+                False: neither. It is asked again once they are committed without it.
+        Returns:
+            What `end` said the last time.
+        """
+        held = self._held.take() if self._held is not None else []
+        begun = list(self._pending)[: len(self._pending) - len(held)]
+        await asyncio.gather(
+            *(asyncio.wrap_future(put.done) for put in begun), return_exceptions=True
+        )
+        if not held or self._chain.error is not None:
+            return end(None)
+        rows = as_rows(held)
+        if rows is not None and end(rows):
+            settle(held, None)
+            self._pending.clear()
+            return True
+        for put in held:
+            self.store.submit(put)
+        await self.settled()
+        return end(None)
+
+    def _begun(self) -> list[Put]:
+        """The puts that are not committed, or not known to be, without those that are held."""
+        held = self._held.count if self._held is not None else 0
+        pending = list(self._pending)
+        return pending[: len(pending) - held]
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """See the base class. Blocks the run's own loop for one round trip."""
@@ -291,10 +342,15 @@ class FencedSaver(BasePostgresSaver):
             earlier.done.result()
             self._drop(earlier)
         self._pending.append(put)
-        self.store.submit(put)
+        if self._held is None:
+            self.store.submit(put)
+        else:
+            self._held.add(put)
 
     def _settle(self) -> None:
         """As `settled`, for a thread that may block: Postgres must know what it is asked about."""
+        if self._held is not None:
+            self._held.release()
         for put in list(self._pending):
             put.done.result()
             self._drop(put)

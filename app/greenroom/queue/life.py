@@ -16,7 +16,7 @@ from greenroom import wire
 from greenroom.database.engine import Statements
 from greenroom.encryption import seal, seal_maybe, unseal
 from greenroom.queue import outbox
-from greenroom.queue.statements import STATEMENTS
+from greenroom.queue.statements import FINISH_WITH_CHECKPOINTS, STATEMENTS
 from greenroom.queue.states import CancelAction, RunStatus
 
 RESULT_SECONDS = 120
@@ -92,6 +92,15 @@ class EndEvents:
     first_seq: int
     last_seq: int
     spans: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """A run's last checkpoints, as `write_checkpoints` takes them: arrays of objects, in JSON."""
+
+    heads: bytes
+    blobs: bytes
+    writes: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +199,7 @@ def finish_run_if_owned(
     is_temporary: bool,
     end_frame: tuple[int, bytes] | None = None,
     end_events: EndEvents | None = None,
+    checkpoints: Checkpoints | None = None,
 ) -> Finished | None:
     """End a run, settle its thread and promote the next; None when it is not ours to end.
 
@@ -199,8 +209,9 @@ def finish_run_if_owned(
         is_temporary: the thread was made for this run alone and is deleted with it.
         end_frame: number and bytes of the last event, to be kept for replays; None keeps nothing.
         end_events: the same of generation 2.
+        checkpoints: written with the end, or not at all; never of a temporary thread.
     """
-    name = "finish_temporary_run_if_owned" if is_temporary else "finish_run_if_owned"
+    statement = STATEMENTS["finish_run_if_owned"]
     error = seal(wire.dumps(outcome.error)) if outcome.error else None
     parameters: dict[str, Any] = {
         "run_id": lease.run_id,
@@ -211,6 +222,7 @@ def finish_run_if_owned(
         "error": error,
     }
     if is_temporary:
+        statement = STATEMENTS["finish_temporary_run_if_owned"]
         parameters["output"] = seal_maybe(outcome.output or outcome.values)
         parameters["result_seconds"] = RESULT_SECONDS
     else:
@@ -230,7 +242,14 @@ def finish_run_if_owned(
             "last_event_seq": end_events.last_seq if end_events else None,
             "spans": seal(end_events.spans) if end_events else None,
         }
-    row = connection.execute(STATEMENTS[name], parameters).one_or_none()
+    if checkpoints is not None:
+        statement = FINISH_WITH_CHECKPOINTS
+        parameters |= {
+            "heads": checkpoints.heads.decode(),
+            "blobs": checkpoints.blobs.decode(),
+            "writes": checkpoints.writes.decode(),
+        }
+    row = connection.execute(statement, parameters).one_or_none()
     return None if row is None else Finished(row.has_next, row.is_work_left)
 
 

@@ -161,6 +161,38 @@ SELECT ended.run_id, EXISTS (SELECT FROM promoted) AS has_next,
        (SELECT true FROM run WHERE queue_state = 'ready' AND due_at <= now() AND NOT is_suspect
          ORDER BY turn LIMIT 1) IS NOT NULL AS is_work_left FROM ended;
 
+-- name: write_checkpoints
+-- A run's last checkpoints, for the transaction that ends it, with the conditions of that end: where
+-- it is refused they are not written either.
+WITH owner AS MATERIALIZED (
+    SELECT run_id FROM run
+     WHERE run_id = :run_id AND lease_token = :lease_token AND status = 'running'
+       AND cancel_action IS NOT DISTINCT FROM :cancel_action
+       FOR NO KEY UPDATE
+), heads AS (
+    INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
+                             checkpoint, metadata)
+    SELECT put.* FROM owner CROSS JOIN json_to_recordset(CAST(:heads AS json)) AS put (
+           thread_id text, ns text, id text, parent text, checkpoint jsonb, metadata jsonb)
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id)
+    DO UPDATE SET checkpoint = excluded.checkpoint, metadata = excluded.metadata
+), blobs AS (
+    INSERT INTO checkpoint_blobs (thread_id, checkpoint_ns, channel, version, type, blob)
+    SELECT put.thread_id, ns, channel, version, type, decode(put.blob, 'base64')
+      FROM owner CROSS JOIN json_to_recordset(CAST(:blobs AS json)) AS put (
+           thread_id text, ns text, channel text, version text, type text, blob text)
+    ON CONFLICT (thread_id, checkpoint_ns, channel, version) DO NOTHING
+), writes AS (
+    INSERT INTO checkpoint_writes (thread_id, checkpoint_ns, checkpoint_id, task_id, idx, task_path,
+                                   channel, type, blob)
+    SELECT put.thread_id, ns, id, task, idx, path, channel, type, decode(put.blob, 'base64')
+      FROM owner CROSS JOIN json_to_recordset(CAST(:writes AS json)) AS put (
+           thread_id text, ns text, id text, task text, idx integer, path text, channel text,
+           type text, blob text)
+    ON CONFLICT (thread_id, checkpoint_ns, checkpoint_id, task_id, idx) DO NOTHING
+)
+SELECT FROM owner;
+
 -- name: finish_temporary_run_if_owned
 -- End a stateless run and remove its thread; what a waiting request needs is kept for a while. The
 -- lock first: a DELETE that waits for a cancel would go on with what it saw before.

@@ -36,3 +36,14 @@ def together(*names: str) -> TextClause:
     statement = text(";\n".join(STATEMENTS[name].text for name in names))
     NAMES[statement] = names[-1]
     return statement
+
+
+def after_lock(outer: str, inner: str) -> TextClause:
+    """A statement that begins by taking a lock, with another between the lock and the rest."""
+    lock, rest = STATEMENTS[outer].text.split(";")
+    statement = text(f"{lock};\n{STATEMENTS[inner].text};\n{rest}")
+    NAMES[statement] = outer
+    return statement
+
+
+FINISH_WITH_CHECKPOINTS = after_lock("finish_run_if_owned", "write_checkpoints")
