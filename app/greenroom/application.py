@@ -34,8 +34,8 @@ from greenroom.runs import priority
 from greenroom.runs.join_views import joins
 from greenroom.runs.views import runs
 from greenroom.signals.connection import connect
+from greenroom.signals.gathering import GatheringSignals
 from greenroom.signals.keys import Keys
-from greenroom.signals.sender import Signals
 from greenroom.store.views import store
 from greenroom.streaming.relay import Relay
 from greenroom.system.views import health, system
@@ -155,7 +155,7 @@ def build_services(config: Config) -> Services:
         priorities=priority.make_priorities(config.project, database, graphs.assign_priority),
         rate=build_rate_limit(config, client, keys),
         headers=http_settings.read_settings(config.project).headers,
-        signals=Signals(client, keys),
+        signals=GatheringSignals(client, keys),
         relay=Relay(
             connect(config.redis_uri),
             keys,

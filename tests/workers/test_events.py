@@ -1,7 +1,12 @@
 """A run's events on their way out."""
 
-from deployment import Deployment, join, new_thread, start
+import time
+
+import redis
+from deployment import Deployment, join, new_thread, start, until
 from sqlalchemy import text
+
+from greenroom.graphs.later import HOLD_SECONDS
 
 SLOW_LOG = """
 CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
@@ -33,3 +38,29 @@ def test_a_checkpoint_never_knows_of_more_than_the_log(deployment: Deployment) -
         assert join(http, run)["trail"] == [0, 1, 2, 3, 4]
     attempts = "SELECT attempt FROM run WHERE run_id = CAST(:run_id AS uuid)"
     assert deployment.value(attempts, run_id=run["run_id"]) == 1
+
+
+def published(client: redis.Redis) -> int:
+    """Messages that Redis has been given to pass on."""
+    return int(client.info("commandstats").get("cmdstat_publish", {}).get("calls", 0))
+
+
+def test_events_that_nobody_hears_are_sent_seldom(deployment: Deployment) -> None:
+    """Each by itself would cost what a short run costs; who comes to listen hears what follows."""
+    deployment.start_web()
+    deployment.start_worker()
+    with deployment.client() as http, redis.Redis.from_url(deployment.redis.uri) as client:
+        body = {"input": {"n": 200, "seconds": 0.005}, "stream_mode": "custom"}
+        began, before = time.monotonic(), published(client)
+        run = start(http, new_thread(http), "steps", **body)
+        path = f"/threads/{run['thread_id']}/runs/{run['run_id']}"
+        until(lambda: http.get(path).json()["status"] == "success")
+        seconds = time.monotonic() - began
+        assert 0 < published(client) - before < seconds / HOLD_SECONDS + 10
+
+        run = start(http, new_thread(http), "steps", **body)
+        path = f"/threads/{run['thread_id']}/runs/{run['run_id']}"
+        until(lambda: http.get(path).json()["status"] == "running")
+        with http.stream("GET", f"{path}/stream") as response:
+            heard = [line for line in response.iter_lines() if line.startswith("data: ")]
+        assert len(heard) > 1

@@ -335,7 +335,7 @@ class Executor:
             on_lost=lambda: active.request_stop(Stop.LOST),
         )
         if len(self.active) < FEW_RUNS:
-            events.send_here = partial(self.signals.publish, claim.lease.thread_id)
+            events.send_here = partial(self.signals.tell, claim.lease.thread_id)
         return events
 
     def _protocol(self, active: ActiveRun, last_seq: int) -> ProtocolRun:

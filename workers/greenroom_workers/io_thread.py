@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from typing import Any, Self, TypeVar
 
@@ -25,6 +25,7 @@ from greenroom.graphs.group_commit import (
 from greenroom.graphs.long_term import open_store
 from greenroom.logs import get_logger
 from greenroom.signals.connection import PAUSE_SECONDS, SILENCE_SECONDS, connect_async
+from greenroom.streaming.frames import LARGEST_MESSAGE_BYTES
 from greenroom_workers.sender import Sender
 from greenroom_workers.shared_store import SharedStore
 
@@ -99,18 +100,27 @@ class IoThread:
         """Call `handle`, on the loop, with every message of a channel, for ever."""
         self.submit(self._start(self._listen(channel, handle))).result()
 
-    async def publish(self, channel: str, messages: Iterable[bytes]) -> None:
-        """Send messages to whoever listens, in order; on the loop. Best effort."""
+    async def publish(self, channel: str, messages: Sequence[bytes]) -> int | None:
+        """Send messages to whoever listens, in order; on the loop. Best effort.
+
+        Returns:
+            How many listen; None when Redis does not say.
+        """
         if self.is_redis_away:
-            return
+            return None
+        answers: list[Any] = []
+        commands = [("PUBLISH", channel, message) for message in messages]
+        is_small = sum(map(len, messages)) <= LARGEST_MESSAGE_BYTES
         try:
-            for message in messages:
-                await self.sender.send(("PUBLISH", channel, message))
+            for together in [commands] if is_small else [[command] for command in commands]:
+                answers = await self.sender.send(*together)
         except (redis.RedisError, OSError) as error:
             log.debug("not published", channel=channel, error=repr(error))
             if not self.is_redis_away:
                 self.is_redis_away = True
                 await self._start(self._wait_for_redis())
+            return None
+        return answers[-1] if answers else None
 
     async def _wait_for_redis(self) -> None:
         """Ask whether Redis is back: nothing else waits for a dead host meanwhile."""

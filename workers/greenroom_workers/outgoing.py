@@ -3,7 +3,8 @@
 import asyncio
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
 from greenroom.encryption import seal
@@ -25,11 +26,21 @@ AGAIN_SECONDS = 0.5
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class Waiting(Generic[T]):
+    """Events that are still to be made a batch."""
+
+    events: Sequence[T] = ()
+    first_seq: int = 0
+    count: int = 0
+
+
 class Outgoing(ABC, Generic[T]):
     """One run's events of one kind. They come on the run's loop; the sending is the I/O loop's.
 
     A batch leaves as soon as nothing of the run is on its way; what comes meanwhile is the next.
-    A failing publish never fails a run.
+    While nobody listens it waits a moment for more, unless a log must have it. A failing publish
+    never fails a run.
     """
 
     KEEP: ClassVar[str]
@@ -53,8 +64,9 @@ class Outgoing(ABC, Generic[T]):
         self.channel = channel
         self.on_lost = on_lost
         self.is_logged = is_logged
-        self.send_here: Callable[[bytes], object] | None = None
-        """Sends a message from the run's own thread; None leaves all to the I/O loop."""
+        self.send_here: Callable[[Sequence[bytes]], int | None] | None = None
+        """Sends messages from the run's own thread, and answers as `IoThread.publish`; None leaves
+        all to the I/O loop."""
         self.next_seq = 0
         self._lock = threading.Lock()
         self._waiting: list[T] = []
@@ -62,6 +74,10 @@ class Outgoing(ABC, Generic[T]):
         self._bytes = 0
         self._last: Batch | None = None
         self._is_sending = False
+        """Something is on its way, or held."""
+        self._is_held = False
+        self._is_heard = True
+        """Somebody listened when Redis last told, or it has not told yet."""
         self._idle: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._kept = Kept()
 
@@ -82,6 +98,7 @@ class Outgoing(ABC, Generic[T]):
                 return
             done = loop.create_future()
             self._idle.append((loop, done))
+        self._let_go()
         await done
 
     async def flushed_to_log(self) -> None:
@@ -110,62 +127,95 @@ class Outgoing(ABC, Generic[T]):
     def _send_last(self, batch: Batch) -> None:
         """Send a batch after all that was emitted; it is kept already. Nobody waits for it."""
         with self._lock:
-            was_sending = self._is_sending
-            if was_sending or self.send_here is None:
-                self._last, self._is_sending = batch, True
-        if was_sending:
-            return
-        if self.send_here is None:
-            self._begin()
-        else:
-            send_all(self.send_here, batch)
+            is_free = self._is_held or not self._is_sending
+            here = self.send_here if is_free else None
+            waiting = self._take_waiting() if here else Waiting()
+            self._is_held = False
+            self._is_sending = here is None
+            self._last = batch if here is None else None
+        if here is not None:
+            here([*messages_of(self._joined(waiting)), *messages_of(batch)])
+        elif is_free:
+            self.io.spawn(self._send)
 
     def _begin(self) -> None:
-        self.io.spawn(self._send)
+        if not self._hold():
+            self.io.spawn(self._send)
+
+    def _hold(self) -> bool:
+        """Let what waits wait for more, if nobody listens."""
+        with self._lock:
+            if self.is_logged or self._is_heard or not self._waiting or self._last is not None:
+                return False
+            self._is_held = True
+        self.io.checkpoints.later.call(self._let_go)
+        return True
+
+    def _let_go(self) -> None:
+        with self._lock:
+            was_held, self._is_held = self._is_held, False
+        if was_held:
+            self.io.spawn(self._send)
+
+    def _note(self, listeners: int | None) -> None:
+        """What Redis said of a message: how many got it."""
+        if listeners is not None:
+            self._is_heard = listeners > 0
 
     async def _send(self) -> None:
-        while (batch := self._take()) is not None:
-            try:
-                if self.is_logged:
-                    await self._keep_at_last(batch)
-            except LeaseLost:
-                self.on_lost()
-                continue
-            except Exception:
-                log.exception(
-                    "events not kept",
-                    run_id=self.lease.run_id,
-                    thread_id=self.lease.thread_id,
-                    channel=self.channel,
-                )
-                if not self.SENDS_UNKEPT:
-                    continue
-            finally:
-                self._kept.tell(batch.next_seq)
-            await self._publish(batch)
-        if (last := self._take_last()) is not None:
-            await self._publish(last)
+        while (taken := self._take()) is not None:
+            batch, last = taken
+            if batch is not None and not await self._is_sendable(batch):
+                batch = None
+            if messages := [*messages_of(batch), *messages_of(last)]:
+                self._note(await self.io.publish(self.channel, messages))
+            if self._hold():
+                return
 
-    def _take_last(self) -> Batch | None:
-        with self._lock:
-            last, self._last = self._last, None
-        return last
+    async def _is_sendable(self, batch: Batch) -> bool:
+        """Keep a batch, where there is a log; whether it may be seen."""
+        if not self.is_logged:
+            return True
+        try:
+            await self._keep_at_last(batch)
+        except LeaseLost:
+            self.on_lost()
+            return False
+        except Exception:
+            log.exception(
+                "events not kept",
+                run_id=self.lease.run_id,
+                thread_id=self.lease.thread_id,
+                channel=self.channel,
+            )
+            return self.SENDS_UNKEPT
+        finally:
+            self._kept.tell(batch.next_seq)
+        return True
 
-    def _take(self) -> Batch | None:
+    def _take(self) -> tuple[Batch | None, Batch | None] | None:
+        """What is to be sent next, and what follows it as the last; None when there is nothing."""
         with self._lock:
-            if not self._waiting:
+            waiting, last, self._last = self._take_waiting(), self._last, None
+            is_done = not waiting.events and last is None
+            if is_done:
                 self._is_sending = False
-                idle, self._idle = self._idle, []
-            else:
-                idle = []
-            events, self._waiting = self._waiting, []
-            count, self._count, self._bytes = self._count, 0, 0
-            first_seq = self.next_seq - count
+            idle, self._idle = (self._idle, []) if is_done else ([], self._idle)
         for loop, done in idle:
             loop.call_soon_threadsafe(resolve, done)
-        if not events:
+        return None if is_done else (self._joined(waiting), last)
+
+    def _take_waiting(self) -> Waiting[T]:
+        """Take all that waits, under the lock."""
+        waiting = Waiting(self._waiting, self.next_seq - self._count, self._count)
+        self._waiting, self._count, self._bytes = [], 0, 0
+        return waiting
+
+    def _joined(self, waiting: Waiting[T]) -> Batch | None:
+        if not waiting.events:
             return None
-        return self._batch(Kind.EVENTS, first_seq, count, self._pack(events))
+        payload = self._pack(waiting.events)
+        return self._batch(Kind.EVENTS, waiting.first_seq, waiting.count, payload)
 
     def _batch(self, kind: Kind, first_seq: int, count: int, payload: bytes) -> Batch:
         lease = self.lease
@@ -202,11 +252,7 @@ class Outgoing(ABC, Generic[T]):
                 if await cursor.fetchone() is None:
                     raise LeaseLost(f"run {self.lease.run_id} belongs to another worker")
 
-    async def _publish(self, batch: Batch) -> None:
-        await self.io.publish(self.channel, pack_pieces(batch))
 
-
-def send_all(send: Callable[[bytes], object], batch: Batch) -> None:
-    """Send a batch in as many messages as it takes."""
-    for message in pack_pieces(batch):
-        send(message)
+def messages_of(batch: Batch | None) -> Iterable[bytes]:
+    """A batch in as many messages as it takes."""
+    return pack_pieces(batch) if batch is not None else ()

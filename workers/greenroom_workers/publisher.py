@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from greenroom.graphs.group_commit import translated
 from greenroom.queue.life import Lease
 from greenroom.signals.keys import Keys
-from greenroom.streaming.frames import EventId, Kind, make_frame
+from greenroom.streaming.frames import EventId, Kind, make_frame, pack_pieces
 from greenroom_workers.io_thread import IoThread
-from greenroom_workers.outgoing import Outgoing, send_all
+from greenroom_workers.outgoing import Outgoing
 
 LAST_SEQ = "SELECT coalesce(max(last_seq), -1) AS last_seq FROM run_event WHERE run_id = %(run_id)s"
 
@@ -76,7 +76,7 @@ RETURNING run_id
             return
         batch = self._batch(Kind.EVENTS, self.next_seq, 1, make_frame(event, data))
         self.next_seq += 1
-        send_all(self.send_here, batch)
+        self._note(self.send_here(list(pack_pieces(batch))))
 
     def end_frame(self, data: bytes) -> bytes:
         """The frame of the error that ends the run; to be stored with the end, then sent."""

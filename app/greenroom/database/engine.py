@@ -1,8 +1,9 @@
 """Connections to Postgres through SQLAlchemy, and the one place where driver errors become ours."""
 
 import select
+import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -202,10 +203,19 @@ def refuse_dead_connection(connection: Any, _record: Any, _proxy: Any) -> None:
         raise sqlalchemy_errors.DisconnectionError
 
 
+def find_poll() -> Callable[[], "select.poll"]:
+    """What the system has, also in a process that gevent has patched: this never waits."""
+    patches = sys.modules.get("gevent.monkey")
+    return patches.get_original("select", "poll") if patches else select.poll
+
+
+new_poll = find_poll()
+
+
 def has_news(descriptor: int) -> bool:
     """Whether an idle connection has something to read: the end of the stream, or a farewell."""
     # Not select(): it refuses descriptors from 1024 on, which a web process with many streams has.
-    look = select.poll()
+    look = new_poll()
     look.register(descriptor, select.POLLIN)
     return bool(look.poll(0))
 

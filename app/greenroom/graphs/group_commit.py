@@ -5,10 +5,8 @@ go to Postgres as one statement.
 """
 
 import asyncio
-import threading
-import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,6 +21,7 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from greenroom.database.engine import has_news, is_passing_state
 from greenroom.errors import DatabaseUnavailable, LeaseLost
 from greenroom.graphs import arrays
+from greenroom.graphs.later import Later
 from greenroom.queue.life import Lease
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
@@ -41,9 +40,6 @@ KINDS: Mapping[str, arrays.Pack] = {
 }
 """Of columns that are not text."""
 LARGEST_GROUP_BYTES = 8 * 1024 * 1024
-HOLD_SECONDS = 0.05
-"""What a checkpoint may wait for the end of its run: a crash costs no more than this besides."""
-TICK_SECONDS = 0.01
 
 # `owner` is the fence: rows of a run whose lease has moved on join nothing and are not written.
 # FOR SHARE makes a claim by somebody else wait for this commit, so that it cannot fall between.
@@ -187,9 +183,7 @@ class CheckpointStore:
         self._under_way: set[UUID] = set()
         """Runs with a put that is being written: their next ones must not overtake it."""
         self._has_work = asyncio.Event()
-        self._gate = threading.Lock()
-        self._later: deque[tuple[float, Callable[[], None]]] = deque()
-        self._is_ticking = False
+        self.later = Later(self.loop)
         self._flushers = [asyncio.create_task(self._flush_for_ever()) for _ in range(FLUSHERS)]
 
     def submit(self, put: Put) -> None:
@@ -205,29 +199,6 @@ class CheckpointStore:
         while self._coming:
             self._waiting.append(self._coming.popleft())
         self._has_work.set()
-
-    def call_later(self, call: Callable[[], None]) -> None:
-        """Call something on the loop in HOLD_SECONDS; from any thread.
-
-        One timer for all: to wake the loop for each would cost more than what is to be called.
-        """
-        with self._gate:
-            self._later.append((time.monotonic() + HOLD_SECONDS, call))
-            was_ticking, self._is_ticking = self._is_ticking, True
-        if not was_ticking:
-            self.loop.call_soon_threadsafe(self._tick)
-
-    def _tick(self) -> None:
-        now = time.monotonic()
-        with self._gate:
-            due = list[Callable[[], None]]()
-            while self._later and self._later[0][0] <= now:
-                due.append(self._later.popleft()[1])
-            self._is_ticking = bool(self._later)
-            if self._is_ticking:
-                self.loop.call_later(max(self._later[0][0] - now, TICK_SECONDS), self._tick)
-        for call in due:
-            call()
 
     async def delete_for_runs(self, lease: Lease, run_ids: Sequence[str]) -> None:
         """Remove every checkpoint that these runs wrote on the lease's thread.

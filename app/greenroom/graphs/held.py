@@ -37,7 +37,7 @@ class Held:
         return len(self._puts)
 
     def add(self, put: Put) -> None:
-        """Hold a put for HOLD_SECONDS at most; from any thread."""
+        """Hold a put for a moment at most (greenroom.graphs.later); from any thread."""
         with self._gate:
             is_first = not self._puts
             self._puts.append(put)
@@ -46,7 +46,7 @@ class Held:
         if is_full:
             self.release()
         elif is_first:
-            self.store.call_later(self.release)
+            self.store.later.call(self.release)
 
     def release(self) -> None:
         """Have what is held written now, in a group with others."""

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from uuid import UUID
 
 import redis
@@ -47,6 +47,22 @@ class Signals:
         """Send one message to everyone who streams a thread."""
         channel = self.keys.events(thread_id)
         return self._try("event", lambda: self.client.publish(channel, message))
+
+    def tell(self, thread_id: UUID, messages: Sequence[bytes]) -> int | None:
+        """Send messages as `publish` does; how many listen, None when Redis does not say."""
+        channel = self.keys.events(thread_id)
+        counts: list[int] = []
+
+        def send() -> None:
+            if len(messages) == 1:
+                counts.append(self.client.publish(channel, messages[0]))
+                return
+            with self.client.pipeline(transaction=False) as pipeline:
+                for message in messages:
+                    pipeline.publish(channel, message)
+                counts.extend(pipeline.execute())
+
+        return counts[-1] if self._try("event", send) and counts else None
 
     def publish_numbered(self, thread_id: UUID, message: bytes) -> bool:
         """Send one message to everyone who streams a thread's numbered events."""

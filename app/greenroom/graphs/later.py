@@ -1,0 +1,44 @@
+"""One timer for all that runs of a process put off for a moment."""
+
+import asyncio
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+HOLD_SECONDS = 0.05
+"""What a checkpoint waits for the end of its run, and an event for somebody to listen."""
+TICK_SECONDS = 0.01
+
+
+class Later:
+    """Calls back on a loop in HOLD_SECONDS.
+
+    To wake the loop for each would cost more than what is to be called.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._gate = threading.Lock()
+        self._waiting: deque[tuple[float, Callable[[], None]]] = deque()
+        self._is_ticking = False
+
+    def call(self, call: Callable[[], None]) -> None:
+        """Have something called; from any thread."""
+        with self._gate:
+            self._waiting.append((time.monotonic() + HOLD_SECONDS, call))
+            was_ticking, self._is_ticking = self._is_ticking, True
+        if not was_ticking:
+            self.loop.call_soon_threadsafe(self._tick)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        due = list[Callable[[], None]]()
+        with self._gate:
+            while self._waiting and self._waiting[0][0] <= now:
+                due.append(self._waiting.popleft()[1])
+            self._is_ticking = bool(self._waiting)
+            if self._is_ticking:
+                self.loop.call_later(max(self._waiting[0][0] - now, TICK_SECONDS), self._tick)
+        for call in due:
+            call()
