@@ -5,6 +5,7 @@ milliseconds. It leans on private names of dramatiq.brokers.redis: setup.cfg pin
 and tests/workers/test_broker.py holds it to its word.
 """
 
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -23,6 +24,12 @@ log = get_logger(__name__)
 
 LOOK_SECONDS = 2.0
 """How long one blocking look lasts: also how late a consumer notices that it must stop."""
+FETCH_SECONDS = 10.0
+"""At the latest after so long a consumer asks Dramatiq's script, which is also its sign of life:
+the script gives away what a consumer holds that it has not heard of for a minute."""
+DELAY_SECONDS = 0.2
+"""Between two looks of a consumer that has delayed messages in its hands."""
+STOP_SECONDS = 0.05
 BACK_OFF_MS = 200
 LONGEST_BACK_OFF_MS = 5_000
 
@@ -51,6 +58,8 @@ class WaitingConsumer(_RedisConsumer):
         self.list = f"{broker.namespace}:{queue_name}"
         self.has_room = threading.Event()
         self.heard_at = 0.0
+        self._is_empty = False
+        self._fetched_at = 0.0
 
     def ack(self, message: MessageProxy) -> None:
         """Take a message off for good."""
@@ -92,19 +101,67 @@ class WaitingConsumer(_RedisConsumer):
             if self.outstanding_message_count >= self.prefetch:
                 self.has_room.wait(LOOK_SECONDS)
             return
-        self.message_cache = self.broker.do_fetch(self.queue_name, room)
-        self.heard_at = time.monotonic()
+        now = time.monotonic()
+        # What came since the last look, the next one finds without waiting.
+        if not self._is_empty or now - self._fetched_at > FETCH_SECONDS:
+            self._fetched_at = now
+            self.message_cache = self.broker.do_fetch(self.queue_name, room)
+            self.heard_at = time.monotonic()
         if not self.message_cache:
-            # A blocking peek: it moves the head of the list to where it was.
-            self.broker.client.blmove(self.list, self.list, LOOK_SECONDS, "LEFT", "LEFT")
+            self._await_message()
+
+    def _await_message(self) -> None:
+        # A blocking peek: it moves the head of the list to where it was.
+        found = self.broker.client.blmove(self.list, self.list, LOOK_SECONDS, "LEFT", "LEFT")
+        self._is_empty = found is None
+
+
+class DelayConsumer(WaitingConsumer):
+    """Holds messages until their time has come: looks often while it has some."""
+
+    def _await_message(self) -> None:
+        if self.outstanding_message_count:
+            self._is_empty = False
+            time.sleep(DELAY_SECONDS)
+        else:
+            super()._await_message()
+
+
+class WorkQueue(queue.PriorityQueue[Any]):
+    """What Dramatiq's threads wait at: without a pulse, until there is a message or the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_closed = False
+
+    def get(self, block: bool = True, timeout: float | None = None) -> Any:  # noqa: FBT001, FBT002 (the base's)
+        """The next message.
+
+        Raises:
+            queue.Empty: there is none, or another thread was faster: the caller looks again.
+        """
+        with self.not_empty:
+            if block and not self._qsize():
+                self.not_empty.wait(STOP_SECONDS if self._is_closed else timeout)
+            if not self._qsize():
+                raise queue.Empty
+            message = self._get()
+            self.not_full.notify()
+            return message
+
+    def close(self) -> None:
+        """Wake everybody: who was told to stop does."""
+        with self.not_empty:
+            self._is_closed = True
+            self.not_empty.notify_all()
 
 
 class WaitingBroker(RedisBroker):
-    """A RedisBroker whose main queue is waited on; its delay queue stays stock."""
+    """A RedisBroker whose queues are waited on."""
 
     def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> _RedisConsumer:
         """See the base class."""
-        kind = _RedisConsumer if queue_name in self.delay_queues else WaitingConsumer
+        kind = DelayConsumer if queue_name in self.delay_queues else WaitingConsumer
         return kind(self, queue_name, prefetch, timeout)
 
 

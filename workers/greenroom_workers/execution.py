@@ -85,6 +85,8 @@ class Executor:
         self.serde = make_serde(config.project)
         self.active: dict[UUID, ActiveRun] = {}
         self.is_stopping = False
+        self.has_begun = threading.Event()
+        """Set when a run begins; cleared by whoever has nothing to do without runs."""
         self.strays: list[Stray] = []
         """What ended runs have left at work."""
         self.on_return: Callable[[], None] = lambda: None
@@ -145,6 +147,8 @@ class Executor:
         if claim.event_seq is not None:
             active.protocol = self._protocol(active, claim.event_seq)
         self.active[claim.lease.run_id] = active
+        if not self.has_begun.is_set():
+            self.has_begun.set()
         if claim.cancel_action is not None:
             active.request_stop(Stop.CANCEL, claim.cancel_action)
         elif self.is_stopping:

@@ -6,6 +6,7 @@ ends without being charged for it.
 
 import signal
 import subprocess
+import threading
 
 from greenroom.cli.environment import PYTHON
 from greenroom.cli.processes import has_ended, kill_group, spawn
@@ -25,13 +26,22 @@ class Isolation:
     thread that started it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, nudge: threading.Event) -> None:
+        """Set `nudge` when `look_after` has something to do."""
+        self._nudge = nudge
         self._wanted = 0
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def want(self, suspects: int) -> None:
         """Say how many suspects wait."""
         self._wanted = suspects
+        if suspects:
+            self._nudge.set()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether there are processes that may end."""
+        return bool(self._processes)
 
     def look_after(self) -> bool:
         """Reap what has ended, start what is wanted; tells whether one has ended."""

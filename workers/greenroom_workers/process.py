@@ -30,7 +30,7 @@ from greenroom.signals.sender import Signals
 from greenroom.webhooks.settings import read_settings
 from greenroom_workers.active_run import Stop
 from greenroom_workers.actors import declare_actors
-from greenroom_workers.broker import LOOK_SECONDS, make_broker
+from greenroom_workers.broker import LOOK_SECONDS, WorkQueue, make_broker
 from greenroom_workers.deliveries import Deliveries
 from greenroom_workers.execution import Executor
 from greenroom_workers.heartbeat import Heartbeat
@@ -46,7 +46,9 @@ log = get_logger(__name__)
 APART = "--apart"
 """The argument that makes a process for suspects (isolation.py)."""
 POLL_SECONDS = 0.05
-PULSE_SECONDS = 1.0
+PULSE_SECONDS = 5.0
+BUSY_PULSE_SECONDS = 1.0
+"""The same while there are processes for suspects."""
 FROZEN_SECONDS = 30.0
 """A process whose main thread did not get to run for so long is held by C code of a node: nothing
 inside can help it. It ends with a traceback of every thread, and its leases return its runs."""
@@ -55,6 +57,8 @@ SWITCH_SECONDS = 0.0005
 
 With Python's own 5 ms the first event of a run was that much later.
 """
+WORKER_TIMEOUT_MS = 600_000
+"""Until an idle thread of Dramatiq's looks around: it is woken for whatever there is."""
 HAND_BACK_SECONDS = 5.0
 """How long runs get to end once they are asked to."""
 
@@ -67,13 +71,14 @@ def main() -> None:
     Exits with EX_CONFIG when the settings are wrong: no restart can mend those.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
-    stopping = threading.Event()
+    stopping, nudge = threading.Event(), threading.Event()
 
     def stop(number: int, _frame: FrameType | None) -> None:
         # A platform may send SIGTERM to every process, and our supervisor pass it on once more.
         if stopping.is_set() and number == signal.SIGINT:
             os._exit(1)
         stopping.set()
+        nudge.set()
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
@@ -83,24 +88,31 @@ def main() -> None:
         export_project_environment(config.project)
         install_keys(config, load_ask)
         kind = ApartProcess if APART in sys.argv[1:] else WorkerProcess
-        worker = kind(config)
+        worker = kind(config, nudge)
     except ConfigError as error:
         sys.stderr.write(f"greenroom: {error}\n")
         sys.exit(os.EX_CONFIG)
     worker.start()
     calm_collector()
-    while not stopping.wait(PULSE_SECONDS) and not worker.is_done:
-        # Its thread is the C library's own: it works while nobody can have the interpreter.
-        faulthandler.dump_traceback_later(FROZEN_SECONDS, exit=True)
+    while not (stopping.is_set() or worker.is_done):
+        nudge.clear()
         worker.look_after()
+        # Its thread is the C library's own: it works while nobody can have the interpreter.
+        faulthandler.dump_traceback_later(FROZEN_SECONDS + worker.pulse_seconds, exit=True)
+        if not stopping.is_set():
+            nudge.wait(worker.pulse_seconds)
     faulthandler.cancel_dump_traceback_later()
     worker.stop()
 
 
 class WorkerProcess:
-    """Everything that one worker process is made of."""
+    """Everything that one worker process is made of.
 
-    def __init__(self, config: Config) -> None:
+    Args:
+        nudge: set it to have the main thread look after everything now.
+    """
+
+    def __init__(self, config: Config, nudge: threading.Event) -> None:
         self.config = config
         self.worker_id = make_worker_id()
         self.database = Database(
@@ -136,7 +148,7 @@ class WorkerProcess:
         )
         self.heartbeat = Heartbeat(config, self.heartbeat_database, self.executor)
         self.executor.is_cut_off = self.heartbeat.is_cut_off
-        self.isolation = Isolation()
+        self.isolation = Isolation(nudge)
         self.upkeep = Upkeep(
             config,
             self.upkeep_database,
@@ -151,8 +163,11 @@ class WorkerProcess:
         waiting = connect(config.redis_uri, socket_timeout=LOOK_SECONDS + 2)
         self.broker = make_broker(waiting, keys.bell, config.max_attempts)
         declare_actors(self.broker, self.executor)
-        self.worker = dramatiq.Worker(self.broker, worker_threads=config.slots, worker_timeout=1000)
-        self.executor.has_bell = lambda: not self.worker.work_queue.empty()
+        self.worker = dramatiq.Worker(
+            self.broker, worker_threads=config.slots, worker_timeout=WORKER_TIMEOUT_MS
+        )
+        self.worker.work_queue = self.work_queue = WorkQueue()
+        self.executor.has_bell = lambda: not self.work_queue.empty()
 
     def start(self) -> None:
         """Begin to work."""
@@ -174,8 +189,13 @@ class WorkerProcess:
         """Nothing is left to do, and nothing ever will be."""
         return False
 
+    @property
+    def pulse_seconds(self) -> float:
+        """Until `look_after` is called again, at the latest."""
+        return BUSY_PULSE_SECONDS if self.isolation.is_busy else PULSE_SECONDS
+
     def look_after(self) -> None:
-        """Called from the main thread, every second."""
+        """Called from the main thread again and again."""
         if self.isolation.look_after():
             self.upkeep.hurry()
 
@@ -224,6 +244,7 @@ class WorkerProcess:
         self.upkeep.stop()
 
     def _stop_claiming(self) -> None:
+        self.work_queue.close()
         try:
             self.worker.stop(timeout=2000)
         except (DramatiqError, OSError) as error:
@@ -263,14 +284,19 @@ class WorkerProcess:
 class ApartProcess(WorkerProcess):
     """Executes suspects, one at a time, until none waits. Hears no bell and sweeps nothing."""
 
-    def __init__(self, config: Config) -> None:
-        super().__init__(dataclasses.replace(config, slots=1))
+    def __init__(self, config: Config, nudge: threading.Event) -> None:
+        super().__init__(dataclasses.replace(config, slots=1), nudge)
         self._thread = threading.Thread(target=self._execute, name="suspects", daemon=True)
 
     @property
     def is_done(self) -> bool:
         """No suspect waits any more, or the one at hand will never end."""
         return not self._thread.is_alive() or not self._is_needed
+
+    @property
+    def pulse_seconds(self) -> float:
+        """Soon: whoever started us waits for the end."""
+        return BUSY_PULSE_SECONDS
 
     def look_after(self) -> None:
         """Nobody else is started from here."""

@@ -26,7 +26,7 @@ PATIENCE_SECONDS = 5.0
 
 
 class StuckRuns:
-    """A thread that looks at the active runs once a second."""
+    """A thread that looks at the active runs once a second, as long as there are any."""
 
     def __init__(self, executor: Executor, replace_slot: Callable[[], None]) -> None:
         self.executor = executor
@@ -45,9 +45,11 @@ class StuckRuns:
     def stop(self) -> None:
         """Look no more."""
         self._stopped.set()
+        self.executor.has_begun.set()
 
     def _run(self) -> None:
         while not self._stopped.wait(LOOK_SECONDS):
+            self._await_runs()
             active = list(self.executor.active.values())
             for run in active:
                 try:
@@ -63,6 +65,14 @@ class StuckRuns:
                 for run in memory.keys() - active:
                     del memory[run]
             self._look_at_strays()
+
+    def _await_runs(self) -> None:
+        """Sleep while there is nobody to look at."""
+        self.executor.has_begun.clear()
+        if not (self._stopped.is_set() or self.executor.active or self.executor.strays):
+            for memory in (self._answers, self._broken_at):
+                memory.clear()
+            self.executor.has_begun.wait()
 
     def _look_at(self, run: ActiveRun) -> None:
         now = time.monotonic()

@@ -14,7 +14,7 @@ from greenroom.database.engine import Database
 from greenroom.errors import AppError
 from greenroom.logs import get_logger
 from greenroom.queue import life
-from greenroom.queue.life import Lease
+from greenroom.queue.life import Lease, Work
 from greenroom.runs.priority import Priorities
 from greenroom.signals.sender import Signals
 from greenroom.store.sweep import StoreSweep
@@ -108,8 +108,22 @@ class Upkeep:
 
     def _sweep_queue(self) -> float | None:
         """Repair what crashes left; the seconds until the next scheduled run, None without any."""
+        with self.database.direct() as connection:
+            holders, has_expired, work = life.look_around(connection, self.config.slots)
+        dead = [holder for holder in holders if is_dead(holder)]
+        is_due = work.next_due_seconds is not None and work.next_due_seconds <= 0
+        if dead or has_expired or is_due:
+            work = self._repair(dead)
+        self.tell_suspects(work.suspects)
+        free = self.config.slots - len(self.executor.active)
+        if work.due and free > 0:
+            self._wake(min(work.due, free))
+        next_due = work.next_due_seconds
+        return None if next_due is None else max(next_due, SHORTEST_PAUSE_SECONDS)
+
+    def _repair(self, dead: list[str]) -> Work:
+        """Return what is lost to the queue, and let in what is due. Returns what waits then."""
         with self.database.statement() as connection:
-            dead = [holder for holder in life.find_holders(connection) if is_dead(holder)]
             if dead:
                 life.expire_leases(connection, dead)
             requeued = life.requeue_expired(connection, self.config.max_attempts)
@@ -126,12 +140,7 @@ class Upkeep:
             )
         for lease, losses in exhausted:
             self._fail(lease, losses)
-        self.tell_suspects(work.suspects)
-        free = self.config.slots - len(self.executor.active)
-        if work.due and free > 0:
-            self._wake(min(work.due, free))
-        next_due = work.next_due_seconds
-        return None if next_due is None else max(next_due, SHORTEST_PAUSE_SECONDS)
+        return work
 
     def _sweep_leftovers(self) -> None:
         """Delete what has had its time: results, events, store items, threads."""
@@ -145,8 +154,12 @@ class Upkeep:
 
     def _fire_crons(self) -> float | None:
         """Start the runs of due crons; the seconds until the next one is due, None without any."""
-        fired = crons.fire_due(self.database, self.signals, self.config.project, self.priorities)
-        due_seconds = crons.find_next_due(self.database)
+        due_seconds, fired = crons.find_next_due(self.database), 0
+        if due_seconds is not None and due_seconds <= 0:
+            fired = crons.fire_due(
+                self.database, self.signals, self.config.project, self.priorities
+            )
+            due_seconds = crons.find_next_due(self.database)
         if due_seconds is not None and due_seconds <= 0 and not fired:
             return HELD_CRON_SECONDS
         return None if due_seconds is None else max(due_seconds, SHORTEST_PAUSE_SECONDS)

@@ -18,6 +18,9 @@ CONNECT_SECONDS: Final = 5
 GRACE_SECONDS: Final = 1.0
 """The server ends an overlong statement first: that costs no connection."""
 TICK_SECONDS: Final = 0.2
+"""Between two looks at the least."""
+LONGEST_SECONDS: Final = 60.0
+"""Until the next look of a process without connections."""
 IDLE_TRANSACTION_SECONDS: Final = 5
 """Half a lease: the locks of a process that is paused or cut off cost nobody else his leases."""
 KEEPALIVE: Final = {
@@ -105,6 +108,9 @@ class Line:
 class Watch:
     """Breaks off the waits that are overdue. One thread for a process, begun with the first line.
 
+    It sleeps until the first moment at which a wait can be overdue: one that begins after its look
+    lasts as long as its line allows, and a renewed one longer than it was.
+
     A wait costs its line two assignments: what let go of the interpreter's lock here, for a
     descriptor or a lock of ours, would hand it to another run's thread at each statement.
     """
@@ -112,6 +118,8 @@ class Watch:
     def __init__(self) -> None:
         self._lines: WeakSet[Line] = WeakSet()
         self._has_thread = False
+        self._look_at = math.inf
+        self._hurry = threading.Event()
         # A collection in the middle of `add` may close connections that nobody has any more.
         self.lock = threading.RLock()
 
@@ -119,18 +127,31 @@ class Watch:
         """Watch a line for as long as somebody has it."""
         with self.lock:
             self._lines.add(line)
+            if time.monotonic() + line.seconds < self._look_at:
+                self._hurry.set()
             must_start, self._has_thread = not self._has_thread, True
         if must_start:
             threading.Thread(target=self._run, name="silence", daemon=True).start()
 
     def _run(self) -> None:
         while True:
+            self._hurry.wait(self._look() - time.monotonic())
+            # Not more often, whoever hurries us.
             time.sleep(TICK_SECONDS)
-            now = time.monotonic()
-            with self.lock:
-                for line in self._lines:
-                    if line.give_up_at < now:
-                        line.break_off()
+
+    def _look(self) -> float:
+        """Break off what is overdue; when to look again."""
+        with self.lock:
+            self._hurry.clear()
+            now = self._look_at = time.monotonic()
+            for line in self._lines:
+                if line.give_up_at < now:
+                    line.break_off()
+            self._look_at += min(
+                (min(line.give_up_at - now, line.seconds) for line in self._lines),
+                default=LONGEST_SECONDS,
+            )
+            return self._look_at
 
 
 WATCH: Final = Watch()

@@ -22,6 +22,7 @@ from greenroom.contract.http_settings import read_settings
 from greenroom.errors import ConfigError
 from greenroom.graphs.passing import MAX_HEAD_BYTES, REQUEST_HEADER
 from greenroom.graphs.registry import load_attribute
+from greenroom.graphs.serving import CalmServer
 from greenroom.graphs.way_back import (
     TOLD,
     App,
@@ -232,7 +233,7 @@ def is_route(app: Any, scope: Scope) -> bool:
     )
 
 
-class _Server(uvicorn.Server):
+class _Server(CalmServer):
     """Tells when it has started, or will not."""
 
     def __init__(self, config: uvicorn.Config) -> None:
@@ -295,6 +296,6 @@ def serving(app: CustomApp, listener: socket.socket) -> Iterator[None]:
     try:
         yield
     finally:
-        server.should_exit = True
+        server.end()
         # A daemon: code that blocks does not keep the process.
         thread.join(SHUTDOWN_SECONDS)

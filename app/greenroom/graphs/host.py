@@ -44,6 +44,7 @@ from greenroom.graphs.long_term import put_item, search_items
 from greenroom.graphs.persistence import Persistence, open_persistence
 from greenroom.graphs.priority_handler import PriorityHandler, load_priority
 from greenroom.graphs.registry import Registry, load_attribute, load_registry
+from greenroom.graphs.serving import CalmServer
 from greenroom.graphs.state import (
     Graph,
     apply_supersteps,
@@ -429,7 +430,7 @@ async def _serve(
             timeout_keep_alive=KEEP_ALIVE_SECONDS,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
         )
-        await uvicorn.Server(settings).serve(sockets=[listener])
+        await CalmServer(settings).serve(sockets=[listener])
 
 
 def _listen(path: str) -> socket.socket:

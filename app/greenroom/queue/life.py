@@ -305,9 +305,14 @@ def expire_leases(connection: Connection, worker_ids: Sequence[str]) -> int:
     return len(connection.execute(STATEMENTS["expire_leases"], parameters).all())
 
 
-def find_holders(connection: Connection) -> list[str]:
-    """Every worker that holds a lease, dead or alive."""
-    return list(connection.execute(STATEMENTS["find_holders"]).scalars())
+def look_around(connection: Statements, limit: int) -> tuple[list[str], bool, Work]:
+    """What a sweep has to do, in one round trip.
+
+    Returns:
+        Every worker that holds a lease, dead or alive; whether a lease is over; as `find_work`.
+    """
+    row = connection.execute(STATEMENTS["look_around"], {"limit": limit}).one()
+    return list(row.holders), row.has_expired, _work_of(row)
 
 
 def requeue_expired(connection: Connection, max_attempts: int) -> list[Requeued]:
@@ -399,6 +404,10 @@ def settle_due_runs(connection: Connection) -> int:
 def find_work(connection: Connection, limit: int) -> Work:
     """Count due runs and suspects, each up to `limit`."""
     row = connection.execute(STATEMENTS["find_work"], {"limit": limit}).one()
+    return _work_of(row)
+
+
+def _work_of(row: Any) -> Work:
     next_due = row.next_due_seconds
     return Work(row.due, row.suspects, None if next_due is None else float(next_due))
 

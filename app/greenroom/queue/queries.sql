@@ -245,9 +245,6 @@ UPDATE run SET lease_expires_at = now() - interval '1 millisecond'
  WHERE status = 'running' AND worker_id = ANY (:worker_ids) AND lease_expires_at >= now()
 RETURNING run_id, thread_id;
 
--- name: find_holders
-SELECT DISTINCT worker_id FROM run WHERE status = 'running';
-
 -- name: requeue_expired
 -- Give the runs of dead or cut-off workers back to the queue. One that somebody wants to cancel
 -- goes back whatever its attempts: the next worker ends it without running it. Where a worker had
@@ -327,6 +324,19 @@ UPDATE run SET due_at = now(), turn = next_turn(fairness_group, priority),
        THEN 'queued' ELSE 'ready' END
  WHERE run_id = :run_id AND queue_state = 'scheduled'
 RETURNING queue_state;
+
+-- name: look_around
+-- Whether a sweep has anything to do: who holds leases, whether one is over, and as find_work.
+SELECT ARRAY(SELECT DISTINCT worker_id FROM run WHERE status = 'running') AS holders,
+       EXISTS (SELECT FROM run WHERE status = 'running' AND lease_expires_at < now()) AS has_expired,
+       (SELECT count(*) FROM (SELECT FROM run WHERE queue_state = 'ready' AND due_at <= now()
+                                 AND NOT is_suspect
+                               ORDER BY turn LIMIT :limit) AS due) AS due,
+       (SELECT count(*) FROM (SELECT FROM run WHERE queue_state = 'ready' AND due_at <= now()
+                                 AND is_suspect
+                               ORDER BY due_at LIMIT :limit) AS due) AS suspects,
+       (SELECT extract(epoch FROM min(due_at) - now()) FROM run
+         WHERE queue_state = 'scheduled') AS next_due_seconds;
 
 -- name: find_work
 -- Whether runs are due now, and in how many seconds the next scheduled one is (NULL: none).
