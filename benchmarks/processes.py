@@ -15,7 +15,7 @@ QUIET_CORES = 0.3
 """With less than that in other hands the machine counts as quiet."""
 LOOK_SECONDS = 0.3
 ENGINES = ("postgres", "redis")
-FORKED = ("graphs", "worker")
+FORKED = ("web", "graphs", "worker")
 """Names that children of one parent have given themselves."""
 
 

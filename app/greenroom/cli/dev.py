@@ -1,18 +1,29 @@
 """`greenroom dev`: everything on one machine, with embedded Postgres and Valkey, and reload."""
 
+import gc
 import http.client
 import json
 import shlex
 import signal
 import sys
 import threading
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import click
 
-from greenroom.cli.environment import HOLD, PYTHON, RELOAD, child_environment, config_option
+from greenroom.cli.environment import (
+    HOLD,
+    PYTHON,
+    RELOAD,
+    child_environment,
+    config_option,
+    take_arguments,
+)
 from greenroom.cli.processes import kill_group, spawn
 from greenroom.cli.ready import check_port
 from greenroom.cli.supervisor import Command, Supervisor
@@ -22,6 +33,7 @@ from greenroom.cli.worker import KILL_MARGIN_SECONDS
 from greenroom.config import DATABASE_NAMES, REDIS_NAMES, Config, load_config
 from greenroom.errors import ConfigError
 from greenroom.logs import configure_logs, get_logger
+from greenroom.store.settings import read_settings as read_store_settings
 
 log = get_logger(__name__)
 
@@ -74,7 +86,8 @@ def command(
             "REDIS_URI": config.redis_uri,
             "GREENROOM_GRAPHS_SOCKET": stack.enter_context(graphs_socket(config.graphs_socket)),
         }
-        migrate(environment)
+        # The mark is for a Postgres of our own, where nobody else may be at work.
+        migrate(config, environment, may_be_marked="DATABASE_URI" in missing)
         code = supervise(config, environment, reload=reload)
     sys.exit(code)
 
@@ -106,21 +119,41 @@ def start_engines(config: Config, missing: set[str], data_dir: Path, stack: Exit
     # Not above: these come with the "dev" extra and are not needed beside real servers.
     from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis  # noqa: PLC0415
 
-    if "DATABASE_URI" in missing:
-        config = replace(config, database_uri=stack.enter_context(EmbeddedPostgres(data_dir)).uri)
-    if "REDIS_URI" in missing:
-        config = replace(config, redis_uri=stack.enter_context(EmbeddedRedis(data_dir)).uri)
-    return config
+    kinds = {"DATABASE_URI": EmbeddedPostgres, "REDIS_URI": EmbeddedRedis}
+    engines: dict[str, EmbeddedPostgres | EmbeddedRedis] = {}
+    for name in sorted(missing):
+        engine = engines[name] = kinds[name](data_dir)
+        stack.push(engine)
+        engine.begin()
+    for engine in engines.values():
+        engine.__enter__()
+    uris = {name.lower(): engine.uri for name, engine in engines.items()}
+    return replace(config, **uris)
 
 
-def migrate(environment: dict[str, str]) -> None:
+def migrate(config: Config, environment: dict[str, str], *, may_be_marked: bool) -> None:
     """Check the servers and bring the schema up to date, in a process of its own.
 
     What that imports, langgraph among it, would stay in our memory for as long as we supervise.
 
+    Args:
+        may_be_marked: leave it out where a mark says that nothing has changed since. Vectors are
+            looked at each time: whoever changes their size drops their tables.
     Raises:
         SystemExit: it failed, and has said why.
     """
+    if not may_be_marked or read_store_settings(config.project).index is not None:
+        migrate_apart(environment)
+        return
+    from greenroom.database import schema_mark  # noqa: PLC0415 (its driver: as in start_engines)
+
+    if not schema_mark.is_marked(config.database_uri):
+        migrate_apart(environment)
+        schema_mark.mark(config.database_uri)
+
+
+def migrate_apart(environment: dict[str, str]) -> None:
+    """Run `greenroom migrate`; raises as above."""
     process = spawn(
         [*PYTHON, "greenroom.cli.main", "migrate"],
         death_signal=signal.SIGTERM,
@@ -137,10 +170,11 @@ def migrate(environment: dict[str, str]) -> None:
 
 def supervise(config: Config, environment: dict[str, str], *, reload: bool) -> int:
     """Run the processes until a signal. Returns the exit code."""
-    web = gunicorn_command(environment)
+    web = gunicorn_command(environment, may_fork=CAN_FORK)
     if CAN_FORK:
         argv = [*PYTHON, "greenroom_workers.nursery", *([HOLD] if reload else [])]
-        commands = [Command(NURSERY, argv, environment, stops_after=(web.name,)), web]
+        nursery = Command(NURSERY, argv, environment, stops_after=(web.name,))
+        commands = [web, replace(nursery, call=partial(run_module, argv[len(PYTHON) :]))]
     else:
         commands = [graphs_command(environment), web, Command("worker", WORKER, environment)]
     worker_grace_seconds = config.shutdown_grace_seconds + 2 * KILL_MARGIN_SECONDS
@@ -148,9 +182,22 @@ def supervise(config: Config, environment: dict[str, str], *, reload: bool) -> i
     if reload:
         # From now on a broken file is something that the next save may mend.
         supervisor.holds_misconfigured = True
-        watch_project(config, environment, supervisor)
-    threading.Thread(target=announce, args=(config,), name="announce", daemon=True).start()
-    return supervisor.run()
+
+    def start_threads() -> None:
+        if reload:
+            watch_project(config, environment, supervisor)
+        threading.Thread(target=announce, args=(config,), name="announce", daemon=True).start()
+
+    # Copied are only the pages that somebody writes to.
+    gc.collect()
+    gc.freeze()
+    return supervisor.run(start_threads)
+
+
+def run_module(argv: Sequence[str]) -> None:
+    """Be `python -m argv`, in a process that was forked."""
+    take_arguments(argv)
+    import_module(argv[0]).main()
 
 
 def watch_project(config: Config, environment: dict[str, str], supervisor: Supervisor) -> None:

@@ -38,6 +38,7 @@ HOMES_OF_ROOT = Path("/var/lib/greenroom")
 START_ATTEMPTS = 4
 START_SECONDS = 120.0
 """Postgres may have a crash to recover from."""
+LOOK_SECONDS = 0.02
 LOG_BYTES = 10 * 1024 * 1024
 POSTGRES_MAJOR = "18"
 POSTGRES_USER = "greenroom"
@@ -69,6 +70,7 @@ class Engine(ABC):
     def __init__(self, directory: Path) -> None:
         self.directory = directory.absolute()
         self.process: subprocess.Popen[bytes] | None = None
+        self._lock: IO[str] | None = None
 
     @property
     @abstractmethod
@@ -87,7 +89,12 @@ class Engine(ABC):
     def answers(self) -> bool:
         """Tell whether the server takes our password."""
 
-    def __enter__(self) -> Self:
+    def begin(self) -> None:
+        """Start the server without waiting for it: entering does. `__exit__` must follow.
+
+        Raises:
+            ConfigError: it cannot be started.
+        """
         package = _find_package(self)
         try:
             self._make_directory()
@@ -96,13 +103,18 @@ class Engine(ABC):
             raise ConfigError(
                 f"{self.directory} cannot be used for data ({error.strerror}): pass --data-dir"
             ) from error
+        self.account = _account(self.directory)
+        self.home = _open_home(self.directory, self.account)
+        self.binaries = _open_binaries(package, self.distribution, self.home, self.account)
+        self.port, self.password = self._recall()
+        self.prepare()
+        self._launch()
+
+    def __enter__(self) -> Self:
         try:
-            self.account = _account(self.directory)
-            self.home = _open_home(self.directory, self.account)
-            self.binaries = _open_binaries(package, self.distribution, self.home, self.account)
-            self.port, self.password = self._recall()
-            self.prepare()
-            self._start()
+            if self.process is None:
+                self.begin()
+            self._await_start()
         except BaseException:
             self.__exit__()
             raise
@@ -111,7 +123,9 @@ class Engine(ABC):
     def __exit__(self, *_: object) -> None:
         if self.process:
             _stop(self.process, self.stop_signals)
-        self._lock.close()
+            self.process = None
+        if self._lock:
+            self._lock.close()
 
     def _make_directory(self) -> None:
         if not self.directory.exists():
@@ -170,12 +184,16 @@ class Engine(ABC):
                 file.truncate(0)
             yield file.buffer  # type: ignore[attr-defined]
 
-    def _start(self) -> None:
+    def _launch(self) -> None:
+        if self.process or not _is_free(self.port):
+            self.port = _free_port()
+        self.process = self.launch(self.port)
+
+    def _await_start(self) -> None:
         for attempt in range(START_ATTEMPTS):
-            if attempt or not _is_free(self.port):
-                self.port = _free_port()
-            self.process = self.launch(self.port)
-            if self._becomes_ready(self.process):
+            if attempt:
+                self._launch()
+            if self.process and self._becomes_ready(self.process):
                 self.remember()
                 log.debug("engine started", engine=self.name, port=self.port)
                 return
@@ -189,7 +207,7 @@ class Engine(ABC):
         deadline = time.monotonic() + START_SECONDS
         while not self.answers():
             with suppress(subprocess.TimeoutExpired):
-                process.wait(0.05)
+                process.wait(LOOK_SECONDS)
                 return False
             if time.monotonic() > deadline:
                 raise ConfigError(self._complaint(f"is not ready after {START_SECONDS:g} s"))

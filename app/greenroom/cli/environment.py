@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,13 @@ def take_environment(environment: Mapping[str, str]) -> None:
     """Have this environment and no other: what `exec` does for a child that is not forked."""
     os.environ.clear()
     os.environ.update(environment)
+
+
+def take_arguments(argv: Sequence[str]) -> None:
+    """Have these arguments, and the search path of PYTHON: `exec` again."""
+    sys.argv[:] = argv
+    if not sys.flags.safe_path:
+        del sys.path[:1]
 
 
 def child_environment(config_file: Path | None, **settings: str) -> dict[str, str]:

@@ -141,6 +141,8 @@ def _be_child(
     code: object = 1
     try:
         os.setsid()
+        # As `exec` would: a lock on a file is held by whoever has it open.
+        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
         die_with_parent(death_signal, parent_pid)
         if _prctl is not None:
             _prctl(PR_SET_NAME, name.encode())

@@ -4,6 +4,7 @@ import os
 import selectors
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -42,7 +43,7 @@ class Command:
     stops_after: tuple[str, ...] = ()
     """Commands that need this one to the end: at a stop it keeps running until they are gone."""
     call: Callable[[], None] | None = None
-    """What a forked child runs in place of `argv`; the supervising process must have one thread."""
+    """What a forked child runs in place of `argv`, for as long as our process has one thread."""
 
     def start(self) -> Process:
         """Start a process.
@@ -50,7 +51,7 @@ class Command:
         Raises:
             OSError: it cannot be started.
         """
-        if self.call is None:
+        if self.call is None or (self.argv and threading.active_count() > 1):
             return spawn(self.argv, death_signal=self.death_signal, environment=self.environment)
         return fork(
             self.call, self.name, death_signal=self.death_signal, environment=self.environment
@@ -106,9 +107,15 @@ class Supervisor:
             if process:
                 process.send_signal(number)
 
-    def run(self) -> int:
-        """Start everything and stay until all has ended. Returns the exit code for the process."""
+    def run(self, on_started: Callable[[], None] = lambda: None) -> int:
+        """Start everything and stay until all has ended. Returns the exit code for the process.
+
+        Args:
+            on_started: called once everything has been started; it may start threads.
+        """
         with self._signals_to_wakeup():
+            self._start_due()
+            on_started()
             while True:
                 self._start_due()
                 if self._stop_asked_at is not None and not self._running():

@@ -15,12 +15,20 @@ from greenroom.cli.environment import (
     PYTHON,
     child_environment,
     config_option,
+    take_arguments,
 )
 from greenroom.cli.ready import check_port, check_services_apart
 from greenroom.cli.supervisor import Command, Supervisor
 from greenroom.config import load_config
 from greenroom.logs import configure_logs
 
+WEB = "web"
+GUNICORN = (
+    "gunicorn",
+    "-c",
+    "python:greenroom.cli.gunicorn_settings",
+    "greenroom.application:create_app()",
+)
 KILL_AFTER_SECONDS = GUNICORN_GRACE_SECONDS + 5
 SOCKET_PATH_BYTES = 100
 """The kernel's limit is 107."""
@@ -60,8 +68,19 @@ def graphs_command(environment: Mapping[str, str]) -> Command:
     return Command("graphs", argv, environment, signal.SIGKILL, stops_after=("web",))
 
 
-def gunicorn_command(environment: Mapping[str, str]) -> Command:
-    """Describe gunicorn, which ends its workers GUNICORN_GRACE_SECONDS after SIGTERM."""
-    settings = "python:greenroom.cli.gunicorn_settings"
-    argv = [*PYTHON, "gunicorn", "-c", settings, "greenroom.application:create_app()"]
-    return Command("web", argv, environment)
+def gunicorn_command(environment: Mapping[str, str], *, may_fork: bool = False) -> Command:
+    """Describe gunicorn, which ends its workers GUNICORN_GRACE_SECONDS after SIGTERM.
+
+    Args:
+        may_fork: begin with what we have imported, where that is possible.
+    """
+    call = run_gunicorn if may_fork else None
+    return Command(WEB, [*PYTHON, *GUNICORN], environment, call=call)
+
+
+def run_gunicorn() -> None:
+    """Be gunicorn, in a process that was forked."""
+    from gunicorn.app import wsgiapp  # noqa: PLC0415 (only in the child)
+
+    take_arguments(GUNICORN)
+    wsgiapp.run()

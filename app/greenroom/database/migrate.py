@@ -1,7 +1,6 @@
 """Bring a database to the current schema: ours by alembic, langgraph's by its own set-up."""
 
 import time
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -13,8 +12,8 @@ from langgraph.store.postgres.base import ANNIndexConfig, PostgresIndexConfig
 from psycopg.rows import dict_row
 from sqlalchemy import Connection, create_engine, pool, text
 
-import greenroom
 from greenroom.config import Config
+from greenroom.database.schema_mark import migrations_folder
 from greenroom.errors import ConfigError
 from greenroom.logs import get_logger
 from greenroom.store.settings import Index, read_settings
@@ -55,16 +54,9 @@ def migrate(config: Config) -> None:
 def alembic_config(connection: Connection) -> AlembicConfig:
     """Alembic's settings without an ini file, bound to one connection."""
     alembic = AlembicConfig()
-    alembic.set_main_option("script_location", str(_migrations()))
+    alembic.set_main_option("script_location", str(migrations_folder()))
     alembic.attributes["connection"] = connection
     return alembic
-
-
-def _migrations() -> Path:
-    """The folder of env.py: inside an installed package, or at the top of a checkout."""
-    package = Path(greenroom.__file__).resolve().parent
-    installed = package / "migrations"
-    return installed if installed.is_dir() else package.parents[1] / "alembic"
 
 
 def _lock(connection: Connection) -> None:
