@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
-from deployment import Deployment, new_thread
+import psutil
+from deployment import Deployment, new_thread, until
 
 
 def test_the_web_process_imports_no_user_code(deployment: Deployment, tmp_path: Path) -> None:
@@ -43,3 +45,28 @@ def test_the_application_loads_without_langgraph() -> None:
         env=os.environ,
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_an_idle_graphs_process_sleeps(deployment: Deployment) -> None:
+    """Nothing in it looks around by itself: it wakes for a call, and not ten times a second."""
+    url = deployment.start_web()
+    with deployment.client() as http:
+        assert http.get("/assistants/echo/graph").status_code == 200
+    (graphs,) = [
+        child
+        for child in psutil.Process(deployment.webs[url].pid).children(recursive=True)
+        if "graphs" in child.cmdline()
+    ]
+
+    def count_wakeups() -> int:
+        tasks = Path(f"/proc/{graphs.pid}/task").iterdir()
+        lines = [line for task in tasks for line in (task / "status").read_text().splitlines()]
+        return sum(int(line.split()[1]) for line in lines if line.startswith("voluntary"))
+
+    def is_asleep() -> bool:
+        before = count_wakeups()
+        # What does not happen is told by no event.
+        time.sleep(2)
+        return count_wakeups() - before < 10
+
+    until(is_asleep)

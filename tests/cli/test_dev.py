@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 
+import psycopg
 import pytest
 
 from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis, _free_port
@@ -132,3 +133,27 @@ def test_idle_connections_do_not_delay_the_end(dev):
     assert connection.sock.recv(1) == b""
     assert dev.wait() == 0
     assert "graceful timeout" not in dev.output
+
+
+def test_a_schema_is_migrated_again_only_when_its_mark_is_another(
+    start_program, environment, project
+):
+    """The first start migrates and leaves a mark; the next one finds it, unless it has changed."""
+
+    def start_once(statement: str) -> str:
+        """What a start has said, in whose database this was executed at the end."""
+        argv = (*MODULE, "dev", "--no-reload", "--port", str(_free_port()))
+        program = start_program(*argv, cwd=project, env=environment | {"LOG_LEVEL": "INFO"})
+        program.line_with("ready at")
+        kept = json.loads((project / ".greenroom/postgres.json").read_text())
+        place = f"127.0.0.1:{kept['port']}/greenroom"
+        with psycopg.connect(f"postgresql://greenroom:{kept['password']}@{place}") as connection:
+            connection.execute(statement)
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 0
+        return program.output
+
+    done = "database is up to date"
+    assert done in start_once("SELECT 1")
+    assert done not in start_once("COMMENT ON TABLE alembic_version IS 'greenroom of old'")
+    assert done in start_once("SELECT 1")

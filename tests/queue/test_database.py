@@ -1,16 +1,17 @@
 """The blocks that a Database hands out, and what they leave behind."""
 
+import socket
 import time
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
-from deployment import free_port
+from deployment import free_port, until
 from sqlalchemy import Connection, text
 
 from greenroom.config import Config, Project
 from greenroom.database.engine import Database
-from greenroom.database.silence import TICK_SECONDS
+from greenroom.database.silence import TICK_SECONDS, WATCH, Line
 from greenroom.errors import DatabaseUnavailable
 
 CUT = text("SELECT pg_terminate_backend(pg_backend_pid()) AS cut")
@@ -106,3 +107,18 @@ def test_a_server_that_is_not_there_is_named_like_any_passing_trouble(block: str
     with pytest.raises(DatabaseUnavailable), getattr(absent, block)():
         pytest.fail("nobody is there")
     absent.close()
+
+
+def test_a_line_that_comes_while_the_watch_sleeps_is_watched_at_once() -> None:
+    """The watch sleeps until its lines can be overdue; one with less patience wakes it."""
+    ours, theirs = socket.socketpair()
+    patient = Line(ours.fileno(), 3600)
+    until(lambda: WATCH._look_at > time.monotonic() + 10)
+    hasty = Line(ours.fileno(), 2 * TICK_SECONDS)
+    theirs.settimeout(10)
+    with hasty:
+        assert theirs.recv(1) == b""
+    for one in (patient, hasty):
+        one.close()
+    ours.close()
+    theirs.close()

@@ -4,16 +4,18 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from queue import Empty, SimpleQueue
 
 import dramatiq
 import pytest
 import redis
+from deployment import until
 
 from greenroom.cli.embedded import EmbeddedRedis
 from greenroom.errors import DatabaseUnavailable
 from greenroom.signals.bell import ACTOR, LONGEST_QUEUE, LOOK_EVERY, QUEUE, Bell
 from greenroom.signals.connection import connect
-from greenroom_workers.broker import make_broker
+from greenroom_workers.broker import WorkQueue, make_broker
 
 NAMESPACE = "test:bell"
 
@@ -111,3 +113,37 @@ def test_a_full_list_takes_no_more_sentinels(client: redis.Redis) -> None:
     for _ in range(3 * LOOK_EVERY):
         bell.ring()
     assert LONGEST_QUEUE <= client.llen(f"{NAMESPACE}:{QUEUE}") <= LONGEST_QUEUE + LOOK_EVERY
+
+
+def test_a_consumer_that_waits_asks_for_nothing_else(
+    client: redis.Redis, start: type[Counting]
+) -> None:
+    """While nothing comes, Dramatiq's script is not called at every look; a ring is heard."""
+
+    def count(command: str) -> int:
+        return int(client.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+    worker = start()
+    until(lambda: count("blmove") >= 6)
+    assert count("evalsha") < count("blmove")
+    Bell(client, NAMESPACE).ring()
+    assert worker.called()
+
+
+def test_a_thread_without_work_sleeps_until_a_message_or_the_end() -> None:
+    """It is woken, and does not look around by itself."""
+    waiting, got = WorkQueue(), SimpleQueue[object]()
+
+    def wait() -> None:
+        try:
+            got.put(waiting.get(timeout=600))
+        except Empty:
+            got.put(None)
+
+    threads = [threading.Thread(target=wait, daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    waiting.put("message")
+    assert got.get(timeout=10) == "message"
+    waiting.close()
+    assert got.get(timeout=10) is None

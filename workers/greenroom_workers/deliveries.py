@@ -125,8 +125,14 @@ class Deliveries:
 
         return await self._loop.run_in_executor(self._database_thread, use)
 
+    def _has_due(self) -> bool:
+        with self.database.direct() as connection:
+            return queries.has_due(connection, MAX_ATTEMPTS)
+
     async def _claim_due(self) -> None:
         """Start an attempt for each delivery that is due, as far as there are senders."""
+        if not await self._loop.run_in_executor(self._database_thread, self._has_due):
+            return
         while len(self._under_way) < SENDERS and not self._stopping:
             load = Counter(self._under_way.values())
             busy = [host for host, count in load.items() if count >= SENDERS_PER_HOST]

@@ -119,16 +119,20 @@ def start_engines(config: Config, missing: set[str], data_dir: Path, stack: Exit
     # Not above: these come with the "dev" extra and are not needed beside real servers.
     from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis  # noqa: PLC0415
 
-    kinds = {"DATABASE_URI": EmbeddedPostgres, "REDIS_URI": EmbeddedRedis}
-    engines: dict[str, EmbeddedPostgres | EmbeddedRedis] = {}
-    for name in sorted(missing):
-        engine = engines[name] = kinds[name](data_dir)
+    postgres = EmbeddedPostgres(data_dir) if "DATABASE_URI" in missing else None
+    valkey = EmbeddedRedis(data_dir) if "REDIS_URI" in missing else None
+    engines = [engine for engine in (postgres, valkey) if engine]
+    for engine in engines:
         stack.push(engine)
         engine.begin()
-    for engine in engines.values():
+    # Both are starting by now.
+    for engine in engines:
         engine.__enter__()
-    uris = {name.lower(): engine.uri for name, engine in engines.items()}
-    return replace(config, **uris)
+    return replace(
+        config,
+        database_uri=postgres.uri if postgres else config.database_uri,
+        redis_uri=valkey.uri if valkey else config.redis_uri,
+    )
 
 
 def migrate(config: Config, environment: dict[str, str], *, may_be_marked: bool) -> None:
