@@ -30,6 +30,7 @@ from greenroom.cli.supervisor import Command, Supervisor
 from greenroom.cli.web import KILL_AFTER_SECONDS, graphs_command, graphs_socket, gunicorn_command
 from greenroom.cli.worker import ARGV as WORKER
 from greenroom.cli.worker import KILL_MARGIN_SECONDS
+from greenroom.collector import no_collector
 from greenroom.config import DATABASE_NAMES, REDIS_NAMES, Config, load_config
 from greenroom.errors import ConfigError
 from greenroom.logs import configure_logs, get_logger
@@ -201,7 +202,9 @@ def supervise(config: Config, environment: dict[str, str], *, reload: bool) -> i
 def run_module(argv: Sequence[str]) -> None:
     """Be `python -m argv`, in a process that was forked."""
     take_arguments(argv)
-    import_module(argv[0]).main()
+    with no_collector():
+        module = import_module(argv[0])
+    module.main()
 
 
 def watch_project(config: Config, environment: dict[str, str], supervisor: Supervisor) -> None:

@@ -12,6 +12,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from greenroom.cli.gunicorn_response import PromptResponse
 from greenroom.cli.processes import die_with_parent
+from greenroom.collector import no_collector
 from greenroom.streaming import shutdown
 
 
@@ -48,9 +49,15 @@ class StreamingWorker(GeventWorker):
         """Make blocking calls cooperative, psycopg2's among them; the application comes later."""
         super().patch()
         # Not above: whatever this imports must find the patched modules.
-        from greenroom.database.engine import install_wait_callback  # noqa: PLC0415
+        with no_collector():
+            from greenroom.database.engine import install_wait_callback  # noqa: PLC0415
 
         install_wait_callback()
+
+    def load_wsgi(self) -> None:
+        """Import the application and make it."""
+        with no_collector():
+            super().load_wsgi()
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """Answer one request of a connection; what it returns nobody asks for.
