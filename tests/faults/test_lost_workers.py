@@ -38,7 +38,8 @@ class Moment(Enum):
 
     IN_A_NODE = ("mid-node", "")
     BEFORE_A_CHECKPOINT = ("before the first checkpoint", "INSERT INTO checkpoints")
-    BEFORE_THE_END = ("between last checkpoint and end", "finished_at = now()")
+    BEFORE_THE_END = ("between last checkpoint and end", "finish_run_if_owned")
+    WITH_THE_END = ("with last checkpoint and end", "finish_run_if_owned")
 
     @property
     def words(self) -> str:
@@ -54,6 +55,7 @@ class Moment(Enum):
             Moment.BEFORE_A_CHECKPOINT: 1,
             Moment.IN_A_NODE: 2,
             Moment.BEFORE_THE_END: LAST_STEP,
+            Moment.WITH_THE_END: LAST_STEP,
         }
         return name == "custom" and data["step"] == steps[self]
 
@@ -96,6 +98,8 @@ def test_a_killed_workers_run_is_finished_by_another(
             "input": STEPS,
             "stream_mode": ["custom", "values"],
             "stream_resumable": True,
+            # Otherwise the last checkpoint is written with the end.
+            "durability": "sync" if moment is Moment.BEFORE_THE_END else "async",
         }
         if moment is Moment.BEFORE_A_CHECKPOINT:
             lock_checkpoints(locks.enter_context(transaction(deployment)))
@@ -106,7 +110,7 @@ def test_a_killed_workers_run_is_finished_by_another(
                 if killed is None and moment.has_come(name, data):
                     (run,) = http.get(f"/threads/{thread_id}/runs").json()
                     killed = deployment.worker_of(run["run_id"])
-                    if moment is Moment.BEFORE_THE_END:
+                    if moment in {Moment.BEFORE_THE_END, Moment.WITH_THE_END}:
                         lock_thread(locks.enter_context(transaction(deployment)), thread_id)
                     if moment.statement:
                         wait_for_waiter(deployment, moment.statement)
@@ -133,6 +137,9 @@ def test_a_killed_workers_run_is_finished_by_another(
     assert [step for step, pid in told if pid == killed] != []
     if moment is Moment.BEFORE_THE_END:
         assert all(pid == killed for _, pid in told), "a saved step was repeated"
+    elif moment is Moment.WITH_THE_END:
+        repeated = [step for step, pid in told if pid != killed]
+        assert repeated in ([], [LAST_STEP]), "a saved step was repeated"
     elif moment is Moment.IN_A_NODE:
         resumed_at = next(step for step, pid in told if pid != killed)
         assert resumed_at in {1, 2}
