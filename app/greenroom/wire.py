@@ -10,8 +10,12 @@ import orjson
 
 # Postgres stores neither in text; the reference answers both with U+FFFD (observed.md, section 1).
 UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
-LONG_NUMBER = re.compile(rb"(?:^|[ \[])-?\d{19}")
-"""In the text of a JSONB, where a space or a bracket stands before a number; or in a string."""
+NUMBERS = bytes(
+    ord("0") if byte in b"0123456789" else ord(" ") if byte in b" [" else byte
+    for byte in range(256)
+)
+LONG_NUMBERS = (b" " + b"0" * 19, b" -" + b"0" * 19)
+"""In the text of a JSONB, once `NUMBERS` has made all digits alike; or in a string of it."""
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 MAX_DEPTH = 200
@@ -70,8 +74,11 @@ def loads_jsonb(body: bytes | str) -> Any:
         ValueError: not JSON.
     """
     data = body.encode() if isinstance(body, str) else body
-    # orjson makes floats of integers beyond 64 bits.
-    return json.loads(data) if LONG_NUMBER.search(data) else orjson.loads(data)
+    # orjson makes floats of integers beyond 64 bits. A space or a bracket stands before a number.
+    # Not by a regular expression, which takes 20 times as long as all the rest.
+    numbers = b" " + data.translate(NUMBERS)
+    has_long = any(number in numbers for number in LONG_NUMBERS)
+    return json.loads(data) if has_long else orjson.loads(data)
 
 
 def is_too_deep(value: Any, body: bytes) -> bool:
