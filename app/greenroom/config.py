@@ -89,6 +89,8 @@ class Config:
     """Connections to Postgres that one process may hold, in each of its pools."""
     database_timeout_seconds: float = 30.0
     """How long one statement may take, and Postgres stay silent."""
+    history_cache_bytes: int = 8 * 1024 * 1024
+    """Of checkpoints as they were shown, which the graphs process remembers; 0: none."""
     api_keys: str = field(default="", repr=False)
     """Who may call, of owners without an auth handler; see greenroom.auth.settings."""
     auth_default: str = "ALLOW"
@@ -179,6 +181,9 @@ def load_config(
         ),
         database_timeout_seconds=read.number(
             "GREENROOM_DATABASE_TIMEOUT_SECONDS", Config.database_timeout_seconds, 1
+        ),
+        history_cache_bytes=read.integer(
+            "GREENROOM_HISTORY_CACHE_BYTES", Config.history_cache_bytes, 0
         ),
         api_keys=read.text("GREENROOM_API_KEYS", ""),
         auth_default=read.choice("GREENROOM_AUTH_DEFAULT", Config.auth_default, ("ALLOW", "DENY")),

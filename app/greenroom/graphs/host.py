@@ -19,6 +19,7 @@ import psycopg
 import uvicorn
 import uvloop
 from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import BaseCheckpointSaver
 from langgraph_sdk import Auth
 
 from greenroom import encryption, wire
@@ -39,6 +40,7 @@ from greenroom.graphs.custom_app import CustomApp, describe_routes, load_custom_
 from greenroom.graphs.encoding import encode_json
 from greenroom.graphs.encryption_handlers import load_ask
 from greenroom.graphs.factories import Access, run_in_thread
+from greenroom.graphs.history import Page, PageSaver
 from greenroom.graphs.introspection import draw_graph, graph_schemas, subgraph_schemas
 from greenroom.graphs.long_term import put_item, search_items
 from greenroom.graphs.persistence import Persistence, open_persistence
@@ -168,16 +170,24 @@ class GraphsApp:
             GraphTimeout(f"{call.subject} did not answer within {self._call_seconds:g} seconds")
         )
 
-    def _open(self, call: Call, access: Access) -> AbstractAsyncContextManager[Graph]:
+    def _open(
+        self, call: Call, access: Access, saver: BaseCheckpointSaver[Any] | None = None
+    ) -> AbstractAsyncContextManager[Graph]:
         return self._registry.open(
             call.graph_id,
             call.config,
-            checkpointer=self._persistence.checkpointer,
+            checkpointer=saver or self._persistence.checkpointer,
             store=self._persistence.store,
             access=access,
         )
 
     async def _read_state(self, call: Call) -> bytes:
+        checkpoint = call.fields.get("checkpoint") or {}
+        is_whole = checkpoint.get("checkpoint_id") and not call.fields.get("subgraphs")
+        if is_whole and self._remembers(call):
+            # As a history shows it; where there is none, the state is the empty one.
+            for known in await self._remembered_history(call, limit=1):
+                return known
         async with self._open(call, "threads.read") as graph:
             state = await read_state(
                 graph,
@@ -189,17 +199,39 @@ class GraphsApp:
         return encode_json(state)
 
     async def _read_history(self, call: Call) -> bytes:
+        show = self._remembered_history if self._remembers(call) else self._history
+        states = await show(
+            call,
+            limit=call.fields.get("limit", 1),
+            before=call.fields.get("before"),
+            metadata=call.fields.get("metadata"),
+        )
+        return b"[%b]" % b",".join(states)
+
+    def _remembers(self, call: Call) -> bool:
+        """Whether a checkpoint looks the same each time: factories may make another graph of it."""
+        keeps_any = self._persistence.snapshots.most_bytes > 0
+        return keeps_any and self._registry.has_fixed_history(call.graph_id)
+
+    async def _history(self, call: Call, **search: Any) -> list[bytes]:
+        checkpoint = call.fields.get("checkpoint")
         async with self._open(call, "threads.read") as graph:
             states = await read_history(
-                graph,
-                call.thread_id,
-                call.config,
-                limit=call.fields.get("limit", 1),
-                before=call.fields.get("before"),
-                metadata=call.fields.get("metadata"),
-                checkpoint=call.fields.get("checkpoint"),
+                graph, call.thread_id, call.config, checkpoint=checkpoint, **search
             )
-        return encode_json(states)
+        return [encode_json(state) for state in states]
+
+    async def _remembered_history(self, call: Call, **search: Any) -> list[bytes]:
+        """As `_history`; snapshots that were shown before, and still hold, are not made again."""
+        checkpoint = call.fields.get("checkpoint")
+        namespace = (checkpoint or {}).get("checkpoint_ns", "")
+        page = Page(self._persistence.snapshots, (call.graph_id, call.thread_id, namespace))
+        saver = PageSaver(self._persistence.pool, self._persistence.serde, page)
+        async with self._open(call, "threads.read", saver) as graph:
+            states = await read_history(
+                graph, call.thread_id, call.config, checkpoint=checkpoint, **search
+            )
+        return page.complete(states)
 
     async def _update_state(self, call: Call) -> bytes:
         async with self._open(call, "threads.update") as graph:

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import (
@@ -15,6 +15,7 @@ from langgraph.checkpoint.base import (
     get_checkpoint_id,
     get_serializable_checkpoint_metadata,
 )
+from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.checkpoint.postgres.aio import AsyncPostgresSaver
 from langgraph.store.base import BaseStore
 from psycopg import AsyncConnection
@@ -29,6 +30,7 @@ from greenroom.graphs.factories import run_in_thread
 from greenroom.graphs.group_commit import NEWEST
 from greenroom.graphs.long_term import open_store
 from greenroom.graphs.serde import Apart, Serializer, is_inline, make_serde
+from greenroom.graphs.snapshots import Snapshots
 
 Pool = AsyncConnectionPool[AsyncConnection[DictRow]]
 
@@ -63,7 +65,10 @@ class ObservingSaver(AsyncPostgresSaver):
 
     async def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
         metadata = encryption.unseal_members(value["metadata"])
-        return await super()._load_checkpoint_tuple({**value, "metadata": metadata})
+        # The base class would go to a thread for the writes of each checkpoint; its values are
+        # decoded here as well.
+        row = {**value, "metadata": metadata}
+        return PostgresSaver._load_checkpoint_tuple(cast(PostgresSaver, self), row)  # noqa: SLF001
 
     async def aget_tuple(self, config: RunnableConfig) -> CheckpointTuple | None:
         """See the base class."""
@@ -97,6 +102,7 @@ class Persistence:
     pool: Pool
     store: BaseStore
     serde: Serializer
+    snapshots: Snapshots
 
     @property
     def checkpointer(self) -> BaseCheckpointSaver[Any]:
@@ -114,6 +120,7 @@ async def open_persistence(config: Config) -> AsyncIterator[Persistence]:
     Raises:
         ConfigError: as `open_store`.
     """
+    snapshots = Snapshots(config.history_cache_bytes)
     pool: Pool = AsyncConnectionPool(
         config.database_uri,
         connection_class=PatientAsyncConnection,
@@ -124,8 +131,10 @@ async def open_persistence(config: Config) -> AsyncIterator[Persistence]:
         reconnect_timeout=RECONNECT_SECONDS,
         # A restart of Postgres leaves dead connections behind: look before handing one out.
         check=AsyncConnectionPool.check_connection,
+        configure=snapshots.forget,
         name="graphs",
         open=False,
     )
     async with pool:
-        yield Persistence(pool, open_store(pool, config.project), make_serde(config.project))
+        store, serde = open_store(pool, config.project), make_serde(config.project)
+        yield Persistence(pool, store, serde, snapshots)

@@ -74,6 +74,14 @@ class Registry:
         """Tell whether the graph is the same at every opening, whatever the config."""
         return isinstance(self.loaded.get(graph_id), StaticGraph)
 
+    def has_fixed_history(self, graph_id: str) -> bool:
+        """Tell whether langgraph alone makes the snapshots of a graph that is always the same."""
+        entry = self.loaded.get(graph_id)
+        return (
+            isinstance(entry, StaticGraph)
+            and type(entry.graph).aget_state_history is Pregel.aget_state_history
+        )
+
     @asynccontextmanager
     async def open(
         self,
