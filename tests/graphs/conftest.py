@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 from langgraph.checkpoint.postgres import PostgresSaver
@@ -28,7 +29,7 @@ from greenroom.graphs import host
 given = json.loads(sys.argv[1])
 config = Config(
     database_uri=given["database_uri"], redis_uri="redis://", graphs_socket=given["socket"],
-    project=load_project(Path(given["project"]), {}), database_pool_size=4,
+    project=load_project(Path(given["project"]), {}), database_pool_size=4, **given["settings"],
 )
 host.main(config, call_seconds=given["call_seconds"])
 """
@@ -114,14 +115,15 @@ class StartHost:
         self.clients: list[GraphsClient] = []
 
     def __call__(
-        self, project: Project, database_uri: str, call_seconds: float = 60.0
+        self, project: Project, database_uri: str, call_seconds: float = 60.0, **settings: Any
     ) -> GraphsClient:
-        """Return when the process answers."""
+        """Return when the process answers. `settings`: of its Config."""
         given = {
             "database_uri": database_uri,
             "socket": self.socket,
             "project": str(project.directory / "langgraph.json"),
             "call_seconds": call_seconds,
+            "settings": settings,
         }
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
         with self.log.open("ab") as output:
