@@ -15,7 +15,7 @@ from tests.graphs.conftest import StartHost
 
 from greenroom.config import Config, Project
 from greenroom.graphs.encoding import encode_json
-from greenroom.graphs.history import Page, PageSaver
+from greenroom.graphs.history import SELF_CONTAINED, Page, PageSaver
 from greenroom.graphs.persistence import Persistence, open_persistence
 from greenroom.graphs.registry import Registry, load_registry
 from greenroom.graphs.snapshots import LARGEST_SHARE, Snapshots
@@ -298,7 +298,7 @@ async def test_a_thread_made_again_under_its_id_shows_nothing_of_the_old_one(
     reader: Reader, thread_id: str
 ) -> None:
     """Not even if the checkpoint has the same id."""
-    checkpoint = {**empty_checkpoint(), "channel_versions": {"text": "1"}}
+    checkpoint = {**empty_checkpoint(), "v": SELF_CONTAINED, "channel_versions": {"text": "1"}}
     config: Any = {"configurable": {"thread_id": thread_id, "checkpoint_ns": ""}}
     for value in ("old", "new"):
         saver = reader.persistence.checkpointer
