@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from random import Random
 from typing import Any
 from uuid import uuid4
 
@@ -18,7 +19,7 @@ from greenroom.graphs.encoding import encode_json
 from greenroom.graphs.history import SELF_CONTAINED, Page, PageSaver
 from greenroom.graphs.persistence import Persistence, open_persistence
 from greenroom.graphs.registry import Registry, load_registry
-from greenroom.graphs.snapshots import LARGEST_SHARE, Snapshots
+from greenroom.graphs.snapshots import LARGEST_SHARE, OVERHEAD_BYTES, Key, Snapshots
 from greenroom.graphs.state import Graph, read_history, update_state
 
 GRAPHS = """
@@ -389,20 +390,27 @@ def test_only_graphs_that_are_always_the_same_have_a_fixed_history(project: Proj
 
 @pytest.mark.asyncio
 async def test_snapshots_take_no_more_than_their_room() -> None:
-    """The least recently shown go first; one that takes too much is not kept at all."""
-    snapshots = Snapshots(ROOM)
-    body = b"x" * (ROOM // 10)
-    for number in range(100):
-        snapshots.keep((("g", "t", ""), "", str(number)), "print", body)
-        assert snapshots.find((("g", "t", ""), "", "0"), "print") == body
-        assert snapshots.bytes <= ROOM
-    assert len(snapshots) == 9
-    assert snapshots.find((("g", "t", ""), "", "99"), "other") is None
+    """The oldest make room, whatever the sizes; one that takes too much is not kept at all."""
+    snapshots, chance = Snapshots(ROOM), Random(7)
+    bodies: dict[Key, bytes] = {}
+    for number in range(2000):
+        key: Key = (("g", "t", ""), "", str(chance.randrange(300)))
+        bodies[key] = str(number).encode() * chance.randrange(1, 20_000)
+        snapshots.keep(key, "print", bodies[key])
+        assert snapshots.find(key, "print") == bodies[key]
+        assert snapshots.find(key, "other") is None
+        kept = [each for each in bodies if snapshots.find(each, "print") is not None]
+        assert all(snapshots.find(each, "print") == bodies[each] for each in kept)
+        assert len(kept) == len(snapshots)
+        assert sum(len(bodies[each]) + OVERHEAD_BYTES for each in kept) <= ROOM
+    assert len(kept) > 10
 
-    snapshots.keep((("g", "t", ""), "", "99"), "other", b"x" * (ROOM // LARGEST_SHARE))
-    assert snapshots.find((("g", "t", ""), "", "99"), "print") is None
+    snapshots.keep(kept[0], "print", b"x" * (ROOM // LARGEST_SHARE))
+    assert snapshots.find(kept[0], "print") is None
     await snapshots.forget()
-    assert (len(snapshots), snapshots.bytes) == (0, 0)
+    assert len(snapshots) == 0
+    snapshots.keep(kept[0], "print", b"anew")
+    assert snapshots.find(kept[0], "print") == b"anew"
 
 
 @pytest.mark.asyncio
