@@ -161,6 +161,7 @@ def build_services(config: Config) -> Services:
             keys,
             database,
             watchdog_seconds=config.watchdog_seconds,
+            heartbeat_seconds=config.heartbeat_seconds,
             patience_seconds=config.heartbeat_seconds * MISSED_HEARTBEATS,
         ),
     )

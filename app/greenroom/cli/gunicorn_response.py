@@ -1,5 +1,6 @@
 """gunicorn's response, which leaves with its headers and its first piece in one send."""
 
+import os
 from typing import Any
 
 from gunicorn import util
@@ -50,8 +51,29 @@ class PromptResponse(Response):
         """Leave files to `write`."""
         return False
 
+    def offer(self, data: bytes) -> bytes:
+        """Send a piece as far as that goes without waiting; returns what `finish` has to send."""
+        framed = self._frame(data)
+        try:
+            sent = os.write(self.sock.fileno(), framed)
+        except OSError:
+            # The client reads slowly, or has left: that is for `finish` to find out.
+            return framed
+        return framed[sent:]
+
+    def finish(self, rest: bytes) -> None:
+        """Send what `offer` left.
+
+        Raises:
+            OSError: the client has left.
+        """
+        self.sock.sendall(rest)
+
     def _emit_body(self, data: bytes) -> None:
-        self._send(b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+        self._send(self._frame(data))
+
+    def _frame(self, data: bytes) -> bytes:
+        return b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data
 
     def _send(self, data: bytes) -> None:
         head, self.head = self.head, b""

@@ -14,6 +14,7 @@ from greenroom.cli.gunicorn_response import PromptResponse
 from greenroom.cli.processes import die_with_parent
 from greenroom.collector import no_collector
 from greenroom.streaming import shutdown
+from greenroom.streaming.outlet import RESPONSE
 
 
 class IdleTimeout(gevent.Timeout):
@@ -75,6 +76,7 @@ class StreamingWorker(GeventWorker):
             req, sock, addr, listener_name, self.cfg, response_class=PromptResponse
         )
         environ["wsgi.multithread"] = True
+        environ[RESPONSE] = response
         if not self.alive:
             response.force_close()
         try:

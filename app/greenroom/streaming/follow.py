@@ -10,6 +10,7 @@ from greenroom.streaming.frames import (
     HEARTBEAT,
     TOO_SLOW,
     Batch,
+    Chosen,
     EventId,
     Kind,
     make_end,
@@ -79,23 +80,34 @@ class RunStream:
     def replay(self, started_ms: int) -> Iterator[bytes]:
         """What is kept from the client's position on."""
         for batch in replay_run(self.database, self.wanted.run_id, started_ms, self.next_seq):
-            yield self._take(batch)
+            yield self._take(batch, {})
 
     def accept(self, batch: Batch) -> Iterator[bytes]:
         """Frames that a live batch brings, after those that got lost before it."""
-        if batch.kind is Kind.STATE or batch.lease_token < self.token:
+        shown = self.show(batch, {})
+        if shown is not None:
+            yield shown
             return
-        if batch.lease_token > self.token and batch.kind is Kind.EVENTS:
-            self._start_attempt(batch)
         is_synthetic = batch.kind is Kind.END and not batch.started_ms
-        gap = is_synthetic or (self.has_begun and batch.first_seq > self.next_seq)
-        if gap and self.wanted.is_resumable:
+        if self.wanted.is_resumable and (is_synthetic or self._misses(batch)):
             yield from self.replay(batch.started_ms)
-        if is_synthetic:
-            yield batch.frames
-        elif batch.next_seq > self.next_seq or not self.has_begun:
-            yield self._take(batch)
+        yield batch.frames if is_synthetic else self._take_new(batch, {})
         self.has_ended = batch.kind is Kind.END
+
+    def show(self, batch: Batch, chosen: Chosen) -> bytes | None:
+        """The same, of a batch in the middle of the run that nothing got lost before; else None."""
+        if batch.kind is Kind.STATE or batch.lease_token < self.token:
+            return b""
+        if batch.kind is Kind.END:
+            return None
+        if batch.lease_token > self.token:
+            self._start_attempt(batch)
+        if self.wanted.is_resumable and self._misses(batch):
+            return None
+        return self._take_new(batch, chosen)
+
+    def _misses(self, batch: Batch) -> bool:
+        return self.has_begun and batch.first_seq > self.next_seq
 
     def _start_attempt(self, batch: Batch) -> None:
         """A new owner of a run without a log counts its frames anew."""
@@ -103,8 +115,18 @@ class RunStream:
         if not self.wanted.is_resumable:
             self.next_seq = batch.first_seq
 
-    def _take(self, batch: Batch) -> bytes:
-        frames = select(batch, self.next_seq, self.wanted.modes, with_ids=False)
+    def _take_new(self, batch: Batch, chosen: Chosen) -> bytes:
+        has_new = batch.next_seq > self.next_seq or not self.has_begun
+        return self._take(batch, chosen) if has_new else b""
+
+    def _take(self, batch: Batch, chosen: Chosen) -> bytes:
+        modes = self.wanted.modes
+        if self.next_seq > batch.first_seq:
+            frames = select(batch, self.next_seq, modes, with_ids=False)
+        elif (found := chosen.get(modes)) is not None:
+            frames = found
+        else:
+            frames = chosen[modes] = select(batch, batch.first_seq, modes, with_ids=False)
         self.next_seq = max(self.next_seq, batch.next_seq)
         self.has_begun = True
         return frames
@@ -123,6 +145,7 @@ def stream_run(
     """
     if started_ms is not None:
         yield from filter(None, stream.replay(started_ms))
+    subscription.show = stream.show
     while not stream.has_ended:
         batches = subscription.take(heartbeat_seconds)
         if subscription.is_dropped:
@@ -227,13 +250,20 @@ def stream_thread(
     for batch in backlog:
         if chunk := stream.accept(batch):
             yield chunk
-    while not subscription.is_gone:
+
+    def show(batch: Batch, _chosen: Chosen) -> bytes:
+        frames = stream.accept(batch)
         subscription.open_run_id = stream.open_run_id
+        return frames
+
+    subscription.show = show
+    subscription.open_run_id = stream.open_run_id
+    while not subscription.is_gone:
         batches = subscription.take(heartbeat_seconds)
         if subscription.is_dropped:
             yield TOO_SLOW
             return
-        if chunk := b"".join(stream.accept(batch) for batch in batches):
+        if chunk := b"".join(show(batch, {}) for batch in batches):
             yield chunk
         elif not batches:
             yield HEARTBEAT

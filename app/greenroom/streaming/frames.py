@@ -53,6 +53,8 @@ class Batch:
         return self.first_seq + self.count
 
 
+Chosen = dict[frozenset[str] | None, bytes]
+"""What readers with these modes get of one batch: the same bytes for all."""
 ANNOUNCED = 2**62
 """The token of an end that no worker announces: above that of any worker."""
 

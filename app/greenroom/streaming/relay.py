@@ -2,6 +2,7 @@
 
 import contextlib
 import struct
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,8 @@ from greenroom.logs import get_logger
 from greenroom.signals.connection import SILENCE_SECONDS
 from greenroom.signals.keys import Keys
 from greenroom.streaming import shutdown
-from greenroom.streaming.frames import Batch, Kind, Pieces, make_end, unpack
+from greenroom.streaming.frames import HEARTBEAT, Batch, Chosen, Kind, Pieces, make_end, unpack
+from greenroom.streaming.outlet import Outlet
 from greenroom.streaming.thread_log import find_last
 
 log = get_logger(__name__)
@@ -34,6 +36,12 @@ LARGEST_TOTAL_BYTES = 256 * 1024 * 1024
 """What all clients together may; beyond, those who left most unread are dropped."""
 LARGEST_TAKE_BYTES = 1024 * 1024
 """What a client gets at once: the rest stays in its backlog, where it is counted."""
+PIECE_BYTES = 64 * 1024
+"""What a client must read within its patience: with that, the slowest line that we serve."""
+LOOKS = 10
+"""In an interval of heartbeats, for those that are due: each comes so much early, never late."""
+TURN = 64
+"""Deliveries after which the loop that hears Redis lets others have a turn."""
 
 # Ended long enough ago that the worker's own announcement must have been lost, or gone altogether.
 FIND_ENDED = text(
@@ -48,6 +56,10 @@ class Tally:
     """What a process keeps for its clients."""
 
     backlog_bytes: int = 0
+
+
+Show = Callable[[Batch, Chosen], bytes | None]
+"""What a client gets of a batch; None where that takes a look at Postgres, or ends the stream."""
 
 
 @dataclass(eq=False, slots=True)
@@ -81,6 +93,16 @@ class Subscription:
     """Of a thread's stream: the run whose end has yet to come."""
     suspected: int = 0
     """How often in a row the watchdog found the run ended, or events that the reader has not."""
+    show: Show | None = None
+    """Set by a stream that may be written to while it waits; it sees each batch once, as `take`."""
+    outlet: Outlet | None = None
+    """Set with the first byte of the answer; None where no server of ours serves the stream."""
+    beat_at: float = 0.0
+    """When the next heartbeat is due, by the monotonic clock, if nothing else is sent before."""
+    heartbeat_seconds: float = 0.0
+    _is_standing_by: bool = False
+    _rest: bytes = b""
+    """Of what was offered to the outlet: to be sent before anything else."""
     _wake: Event = field(default_factory=Event)
 
     def __enter__(self) -> Self:
@@ -94,6 +116,7 @@ class Subscription:
 
     def end(self) -> None:
         """Listen no more."""
+        self.show = self.outlet = None
         self.relay.part(self)
 
     @property
@@ -111,10 +134,16 @@ class Subscription:
         """The client gets less than there is, by our doing: it should come again."""
         return self.is_dropped or self.is_closing
 
-    def push(self, batch: Batch) -> None:
-        """Leave a batch for the client."""
+    def push(self, batch: Batch, chosen: Chosen) -> None:
+        """Write a batch to the client, or leave it for the client's greenlet.
+
+        Args:
+            chosen: what clients before this one got of the same batch.
+        """
         is_other = self.run_id is not None and batch.run_id != self.run_id
         if is_other or self.is_dropped or not (self.wants_events or batch.kind is Kind.END):
+            return
+        if self._writes(batch, chosen):
             return
         if self.backlog and self.backlog_bytes + len(batch.frames) > LARGEST_BACKLOG_BYTES:
             self.drop()
@@ -124,6 +153,33 @@ class Subscription:
         self.backlog.append(batch)
         self._count(len(batch.frames))
         self._wake.set()
+
+    def beat(self) -> None:
+        """Send a heartbeat, unless there is something else to send."""
+        if self.outlet is not None and self._is_free:
+            self._write(self.outlet, HEARTBEAT)
+
+    @property
+    def _is_free(self) -> bool:
+        """Nothing is on its way to the client, and its greenlet stands by."""
+        return self._is_standing_by and not (self.backlog or self._rest)
+
+    def _writes(self, batch: Batch, chosen: Chosen) -> bool:
+        """Whether a batch needs no turn of the client's greenlet; then it is written."""
+        if self.show is None or self.outlet is None or not self._is_free:
+            return False
+        if len(batch.frames) > PIECE_BYTES:
+            return False
+        frames = self.show(batch, chosen)
+        if frames:
+            self._write(self.outlet, frames)
+        return frames is not None
+
+    def _write(self, outlet: Outlet, frames: bytes) -> None:
+        self.beat_at = time.monotonic() + self.heartbeat_seconds
+        self._rest = outlet.offer(frames)
+        if self._rest:
+            self._wake.set()
 
     def drop(self) -> None:
         """Give the client up: it reads too slowly."""
@@ -151,10 +207,41 @@ class Subscription:
         self.leave()
 
     def take(self, timeout_seconds: float) -> list[Batch]:
-        """Wait for batches and take the next; none when time ran out or the stream must end."""
-        if not self.backlog and not self.is_gone and not self.is_dropped:
-            self._wake.wait(timeout_seconds)
-        self._wake.clear()
+        """Wait for batches and take the next; none when time ran out or the stream must end.
+
+        To a stream that can be written to meanwhile, time brings heartbeats.
+
+        Raises:
+            OSError: of the outlet.
+        """
+        if self.show is None or self.outlet is None:
+            if self._is_to_wait:
+                self._wake.wait(timeout_seconds)
+            self._wake.clear()
+        else:
+            self.heartbeat_seconds = timeout_seconds
+            self._stand_by(self.outlet)
+        return self._take()
+
+    @property
+    def _is_to_wait(self) -> bool:
+        return not (self.backlog or self.is_gone or self.is_dropped)
+
+    def _stand_by(self, outlet: Outlet) -> None:
+        """Let others write, and finish what they could not, until there is something to take."""
+        while self._is_to_wait:
+            self.beat_at = time.monotonic() + self.heartbeat_seconds
+            self._is_standing_by = True
+            try:
+                self._wake.wait()
+            finally:
+                self._is_standing_by = False
+            self._wake.clear()
+            if self._rest:
+                outlet.finish(self._rest)
+                self._rest = b""
+
+    def _take(self) -> list[Batch]:
         taken: list[Batch] = []
         taken_bytes = 0
         while self.backlog and (
@@ -191,23 +278,27 @@ class Relay:
         database: Database,
         *,
         watchdog_seconds: float,
+        heartbeat_seconds: float,
         patience_seconds: float,
     ) -> None:
         """Open nothing yet.
 
         Args:
             watchdog_seconds: between two looks at the rows of all streamed runs.
+            heartbeat_seconds: between two heartbeats of a stream.
             patience_seconds: how long a client may take to read a piece before it is dropped.
         """
         self.keys = keys
         self.database = database
         self.watchdog_seconds = watchdog_seconds
+        self.heartbeat_seconds = heartbeat_seconds
         self.patience_seconds = patience_seconds
         self.tally = Tally()
         self.channels: dict[str, _Channel] = {}
         self._pubsub = client.pubsub()
         self._lock = BoundedSemaphore()
         self._is_running = False
+        self._is_beating = False
         self._is_closing = False
         self._is_deaf = False
         """Redis is away: what is said now comes from Postgres alone."""
@@ -274,6 +365,9 @@ class Relay:
         else:
             subscription.channel = channel.name
             channel.subscriptions.add(subscription)
+        if not self._is_beating:
+            self._is_beating = True
+            gevent.spawn(self._beat)
 
     def part(self, subscription: Subscription) -> None:
         """Send a subscription no more."""
@@ -354,12 +448,24 @@ class Relay:
                 self._fan_out(channel, batch)
 
     def _fan_out(self, channel: _Channel, batch: Batch) -> None:
+        chosen: Chosen = {}
         for subscription in tuple(channel.subscriptions):
-            subscription.push(batch)
+            subscription.push(batch, chosen)
         while self.tally.backlog_bytes > LARGEST_TOTAL_BYTES:
             slowest = max(self._subscriptions(), key=lambda one: one.backlog_bytes)
             log.warning("client dropped: too much waits for all", thread_id=slowest.thread_id)
             slowest.drop()
+
+    def _beat(self) -> None:
+        """Send the heartbeats of all streams, while there are any."""
+        pause_seconds = self.heartbeat_seconds / LOOKS
+        while self.channels:
+            gevent.sleep(pause_seconds)
+            due = time.monotonic() + pause_seconds
+            for subscription in self._subscriptions():
+                if subscription.beat_at <= due:
+                    subscription.beat()
+        self._is_beating = False
 
     def _watch(self) -> None:
         """Ask Postgres about all open streams in one query: a lost end may delay, never prevent."""
@@ -377,7 +483,7 @@ class Relay:
 
     def _check(self, watched: Sequence[Subscription]) -> None:
         with self.database.statement() as connection:
-            run_ids = list({str(s.awaited_run_id) for s in watched})
+            run_ids = [str(run_id) for run_id in {s.awaited_run_id for s in watched}]
             ended = set(connection.execute(FIND_ENDED, {"run_ids": run_ids}).scalars())
         for subscription in watched:
             run_id = subscription.awaited_run_id
@@ -387,7 +493,7 @@ class Relay:
             subscription.suspected += 1
             # Once more, so that what is on its way from Redis comes first.
             if subscription.suspected > 1 or not self._hears(subscription):
-                subscription.push(make_end(run_id))
+                subscription.push(make_end(run_id), {})
 
     def _check_readers(self, readers: Sequence[Subscription]) -> None:
         """Tell readers of numbered events about those that they should have by now."""
@@ -402,7 +508,7 @@ class Relay:
             if subscription.suspected > 1 or not self._hears(subscription):
                 # Empty, and beyond what is missing: the reader turns to Postgres.
                 nobody = UUID(int=0)
-                subscription.push(Batch(Kind.EVENTS, nobody, 0, 0, last_seq + 1, 0, b""))
+                subscription.push(Batch(Kind.EVENTS, nobody, 0, 0, last_seq + 1, 0, b""), {})
 
     def _hears(self, subscription: Subscription) -> bool:
         channel = self.channels.get(subscription.channel)

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from uuid import UUID
 
 from greenroom.database.engine import Database
-from greenroom.streaming.frames import HEARTBEAT, TOO_SLOW, Batch
+from greenroom.streaming.frames import HEARTBEAT, TOO_SLOW, Batch, Chosen
 from greenroom.streaming.relay import Subscription
 from greenroom.streaming.spans import select_frames
 from greenroom.streaming.thread_log import replay_events
@@ -41,6 +41,10 @@ class ThreadEvents:
         if batch.next_seq > self.next_seq:
             yield from self._take(batch)
 
+    def show(self, batch: Batch, _chosen: Chosen) -> bytes | None:
+        """The same, where nothing got lost; else None."""
+        return None if batch.first_seq > self.next_seq else b"".join(self.accept(batch))
+
     def _take(self, batch: Batch) -> Iterator[bytes]:
         from_seq, self.next_seq = self.next_seq, max(self.next_seq, batch.next_seq)
         self.subscription.next_seq = self.next_seq
@@ -54,6 +58,7 @@ def stream_events(
     yield from events.replay()
     # From here on the watchdog may find it lagging.
     subscription.next_seq = events.next_seq
+    subscription.show = events.show
     while not subscription.is_gone:
         batches = subscription.take(heartbeat_seconds)
         if subscription.is_dropped:
