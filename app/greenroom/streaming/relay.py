@@ -12,6 +12,7 @@ from uuid import UUID
 import gevent
 import redis
 from gevent.event import Event
+from gevent.hub import Waiter
 from gevent.lock import BoundedSemaphore
 from sqlalchemy import text
 
@@ -103,7 +104,9 @@ class Subscription:
     _is_standing_by: bool = False
     _rest: bytes = b""
     """Of what was offered to the outlet: to be sent before anything else."""
-    _wake: Event = field(default_factory=Event)
+    _is_nudged: bool = False
+    _waiter: "Waiter[None] | None" = None
+    """Of a greenlet in `take`: less than an Event, of which an idle stream has no other use."""
 
     def __enter__(self) -> Self:
         """Listen during the block, or for longer if somebody keeps it."""
@@ -152,7 +155,7 @@ class Subscription:
             self.backlog = deque()
         self.backlog.append(batch)
         self._count(len(batch.frames))
-        self._wake.set()
+        self._wake()
 
     def beat(self) -> None:
         """Send a heartbeat, unless there is something else to send."""
@@ -179,13 +182,13 @@ class Subscription:
         self.beat_at = time.monotonic() + self.heartbeat_seconds
         self._rest = outlet.offer(frames)
         if self._rest:
-            self._wake.set()
+            self._wake()
 
     def drop(self) -> None:
         """Give the client up: it reads too slowly."""
         self.is_dropped = True
         self.forget()
-        self._wake.set()
+        self._wake()
 
     def forget(self) -> None:
         """Let go of what is unread."""
@@ -194,12 +197,13 @@ class Subscription:
 
     def nudge(self) -> None:
         """End the wait of `take`: there is something else to do."""
-        self._wake.set()
+        self._is_nudged = True
+        self._wake()
 
     def leave(self) -> None:
         """End the stream at its next step."""
         self.is_gone = True
-        self._wake.set()
+        self._wake()
 
     def close(self) -> None:
         """As `leave`, because the process stops."""
@@ -215,9 +219,10 @@ class Subscription:
             OSError: of the outlet.
         """
         if self.show is None or self.outlet is None:
-            if self._is_to_wait:
-                self._wake.wait(timeout_seconds)
-            self._wake.clear()
+            if self._is_to_wait and not self._is_nudged:
+                with gevent.Timeout(timeout_seconds, exception=False):  # type: ignore[arg-type]
+                    self._wait()
+            self._is_nudged = False
         else:
             self.heartbeat_seconds = timeout_seconds
             self._stand_by(self.outlet)
@@ -233,13 +238,27 @@ class Subscription:
             self.beat_at = time.monotonic() + self.heartbeat_seconds
             self._is_standing_by = True
             try:
-                self._wake.wait()
+                self._wait()
             finally:
                 self._is_standing_by = False
-            self._wake.clear()
             if self._rest:
                 outlet.finish(self._rest)
                 self._rest = b""
+
+    def _wait(self) -> None:
+        """Let other greenlets run until one calls `_wake`."""
+        waiter: Waiter[None] = Waiter()
+        self._waiter = waiter
+        try:
+            waiter.get()
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            # Only the hub may switch to it. To one that has gone on meanwhile nothing happens.
+            gevent.get_hub().loop.run_callback(waiter.switch, None)
 
     def _take(self) -> list[Batch]:
         taken: list[Batch] = []
