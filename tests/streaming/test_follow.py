@@ -4,8 +4,9 @@ from uuid import uuid4
 
 import pytest
 
-from greenroom.streaming.follow import HELD_BYTES, ThreadStream
-from greenroom.streaming.frames import Batch, EventId, Kind, make_end, make_frame
+from greenroom.database.engine import Database
+from greenroom.streaming.follow import HELD_BYTES, RunStream, ThreadStream, Wanted
+from greenroom.streaming.frames import Batch, Chosen, EventId, Kind, make_end, make_frame
 
 RUN = uuid4()
 FRAMES = b"".join(make_frame("values", b"%d" % number, None) for number in range(4, 8))
@@ -74,3 +75,31 @@ def test_an_end_that_is_lost_does_not_hold_the_next_runs_for_ever() -> None:
     frame = make_frame("values", b'"' + b"x" * HELD_BYTES + b'"', None)
     told = stream.accept(Batch(Kind.EVENTS, LATER.run_id, 1, 2000, 1, 1, frame))
     assert ids_of(told) == ["1000-8", "2000-0", "2000-1"]
+
+
+def test_readers_with_the_same_modes_share_what_a_batch_brings_them(database: Database) -> None:
+    """Who wants other modes, or has seen a part of it already, gets that and nothing else."""
+    both = EVENTS.frames + make_frame("custom", b"{}")
+    batch = Batch(Kind.EVENTS, RUN, 0, 1000, 4, 5, both)
+    chosen: Chosen = {}
+
+    def show(modes: str | None, from_seq: int | None = None) -> bytes | None:
+        wanted = Wanted(RUN, None if modes is None else frozenset({modes}), from_seq=from_seq)
+        return RunStream(database, wanted).show(batch, chosen)
+
+    first = show("values")
+    assert first == EVENTS.frames
+    assert show("values") is first
+    assert show("custom") == make_frame("custom", b"{}")
+    assert show(None) is both
+    assert show("values", 6) == EVENTS.frames[len(EVENTS.frames) // 2 :]
+    assert show("values") is first
+
+
+def test_what_needs_a_look_at_postgres_is_not_shown_at_once(database: Database) -> None:
+    """A gap in a resumable stream, and every end, wait for the reader's own turn."""
+    stream = RunStream(database, Wanted(RUN, is_resumable=True, from_seq=2))
+    assert stream.show(EVENTS, {}) is None
+    assert stream.next_seq == 2
+    assert stream.show(END, {}) is None
+    assert RunStream(database, Wanted(RUN)).show(END, {}) is None

@@ -3,7 +3,7 @@
 import time
 
 import redis
-from deployment import Deployment, join, new_thread, start, until
+from deployment import Deployment, events_of, get, join, new_thread, start, until
 from sqlalchemy import text
 
 from greenroom.graphs.later import HOLD_SECONDS
@@ -64,3 +64,26 @@ def test_events_that_nobody_hears_are_sent_seldom(deployment: Deployment) -> Non
         with http.stream("GET", f"{path}/stream") as response:
             heard = [line for line in response.iter_lines() if line.startswith("data: ")]
         assert len(heard) > 1
+
+
+def test_an_end_never_overtakes_events_that_are_only_sent(deployment: Deployment) -> None:
+    """Redis takes nothing for a while, and the run ends meanwhile: all that it told comes first."""
+    deployment.start_web()
+    deployment.start_worker()
+    body = {
+        "assistant_id": "steps",
+        "input": {"n": 6, "seconds": 0.02},
+        "stream_mode": "custom",
+    }
+    with deployment.client() as http, redis.Redis.from_url(deployment.redis.uri) as client:
+        path = f"/threads/{new_thread(http)}/runs/stream"
+        with http.stream("POST", path, json=body) as response:
+            events = (data["step"] for name, data, _ in events_of(response) if name == "custom")
+            steps = [next(events)]
+            # Publishing waits until the pause is over, shorter than anybody's patience with Redis.
+            client.client_pause(1000, all=False)
+            with deployment.client() as own:
+                run = own.get(response.headers["content-location"]).json()
+                until(lambda: get(own, run)["status"] == "success")
+            steps += events
+    assert steps == list(range(6))

@@ -1,0 +1,107 @@
+"""What is written to streams while they wait: events and heartbeats, past the reader's own turn."""
+
+import socket
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from deployment import Deployment, events_of, get, new_thread, start, until
+
+from greenroom.streaming.frames import HEARTBEAT
+
+BEAT = HEARTBEAT.decode().strip()
+READERS = 4
+COUNT = 200
+
+
+@pytest.fixture
+def beating(deployment: Deployment) -> Iterator[httpx.Client]:
+    """A client of a server whose streams are never silent for long."""
+    deployment.start_web(GREENROOM_HEARTBEAT_SECONDS="0.3")
+    deployment.start_worker()
+    with deployment.client() as client:
+        yield client
+
+
+def test_idle_streams_of_every_kind_are_sent_heartbeats(
+    deployment: Deployment, beating: httpx.Client
+) -> None:
+    """Again and again, and then their events as if nothing had been."""
+    thread_id = new_thread(beating)
+    run = start(beating, thread_id, "steps", input={"n": 2, "seconds": 3}, stream_mode="values")
+    path = f"/threads/{thread_id}/runs/{run['run_id']}"
+    filtered = {"stream_mode": "custom"}
+    with (
+        ThreadPoolExecutor() as pool,
+        deployment.client() as own,
+        own.stream("GET", f"{path}/stream") as of_run,
+        own.stream("GET", f"{path}/stream", params=filtered) as of_mode,
+        own.stream("GET", f"/threads/{thread_id}/stream") as of_thread,
+        own.stream(
+            "POST", f"/threads/{thread_id}/stream/events", json={"channels": ["lifecycle"]}
+        ) as of_events,
+    ):
+        streams = [response.iter_lines() for response in (of_run, of_mode, of_thread, of_events)]
+        for lines in list(pool.map(heartbeats, streams)):
+            assert lines.count(BEAT) == 3
+        rest = list(pool.map(list, streams[:2]))
+    assert "event: values" in rest[0]
+    assert "event: values" not in rest[1]
+
+
+def heartbeats(lines: Iterator[str]) -> list[str]:
+    """What a stream says up to its third heartbeat."""
+    read = []
+    while read.count(BEAT) < 3:
+        read.append(next(lines))
+    return read
+
+
+def ask(url: str, path: str) -> socket.socket:
+    """Ask for a stream on a connection that has room for little."""
+    target = urlsplit(url)
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    connection.settimeout(60)
+    connection.connect((target.hostname, target.port))
+    # Without chunks, so that what comes is what was sent, byte for byte.
+    connection.sendall(f"GET {path} HTTP/1.0\r\nhost: test\r\n\r\n".encode())
+    return connection
+
+
+def body_of(connection: socket.socket) -> bytes:
+    """Read to the end."""
+    read = bytearray()
+    while piece := connection.recv(1024 * 1024):
+        read += piece
+    return bytes(read).partition(b"\r\n\r\n")[2].replace(HEARTBEAT, b"")
+
+
+def test_what_a_full_connection_does_not_take_comes_later_and_whole(
+    server: Deployment, http: httpx.Client, tmp_path: Path
+) -> None:
+    """Some read nothing until the run has ended; all get the same bytes, each event once."""
+    gate = tmp_path / "gate"
+    body: dict[str, Any] = {"kind": "events", "size": 50_000, "count": COUNT, "path": str(gate)}
+    run = start(http, new_thread(http), "heavy", input=body, stream_mode="custom")
+    path = f"/threads/{run['thread_id']}/runs/{run['run_id']}/stream"
+    stalled = [ask(server.url, path) for _ in range(READERS)]
+    heads = [connection.recv(12) for connection in stalled]
+    assert heads == [b"HTTP/1.0 200"] * READERS
+    with http.stream("GET", path) as response:
+        gate.touch()
+        numbers = [data["number"] for name, data, _ in events_of(response) if name == "custom"]
+    assert numbers == list(range(COUNT))
+    with server.client() as own:
+        until(lambda: get(own, run)["status"] == "success")
+    with ThreadPoolExecutor() as pool:
+        bodies = list(pool.map(body_of, stalled))
+    for connection in stalled:
+        connection.close()
+    assert bodies[0].count(b"event: custom") == COUNT
+    assert bodies[0].endswith(b"\r\n\r\n")
+    assert all(one == bodies[0] for one in bodies)
