@@ -6,12 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import httpx
 import pytest
+import redis
 from deployment import Deployment, events_of, get, new_thread, start, until
 
-from greenroom.streaming.frames import HEARTBEAT
+from greenroom.streaming.frames import HEARTBEAT, Batch, Kind, pack
 
 BEAT = HEARTBEAT.decode().strip()
 READERS = 4
@@ -105,3 +107,27 @@ def test_what_a_full_connection_does_not_take_comes_later_and_whole(
     assert bodies[0].count(b"event: custom") == COUNT
     assert bodies[0].endswith(b"\r\n\r\n")
     assert all(one == bodies[0] for one in bodies)
+
+
+def test_what_cannot_be_read_ends_one_stream_and_no_other(
+    server: Deployment, http: httpx.Client
+) -> None:
+    """Whatever lands in Redis: who writes for all streams goes on."""
+    other = start(http, new_thread(http), "steps", input={"n": 20, "seconds": 0.1})
+    run = start(http, new_thread(http), "steps", input={"n": 20, "seconds": 0.1})
+    path = f"/threads/{run['thread_id']}/runs/{run['run_id']}/stream"
+    broken = Batch(Kind.EVENTS, UUID(run["run_id"]), 2**60, 0, 0, 1, b"event: \xff\r\n\r\n")
+    with (
+        server.client() as own,
+        own.stream("GET", f"/threads/{other['thread_id']}/runs/{other['run_id']}/stream") as good,
+        own.stream("GET", path, params={"stream_mode": "values"}) as bad,
+        redis.Redis.from_url(server.redis.uri) as client,
+    ):
+        goods, bads = events_of(good), events_of(bad)
+        assert next(goods)
+        assert next(bads)
+        (channel,) = client.pubsub_channels(f"*:events:*{run['thread_id']}*")
+        client.publish(channel, pack(broken))
+        with pytest.raises(httpx.RemoteProtocolError):
+            list(bads)
+        assert len(list(goods)) > 1

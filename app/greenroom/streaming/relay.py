@@ -104,6 +104,8 @@ class Subscription:
     _is_standing_by: bool = False
     _rest: bytes = b""
     """Of what was offered to the outlet: to be sent before anything else."""
+    _fault: Exception | None = None
+    """What `show` failed with: for the stream's own greenlet to end with."""
     _is_nudged: bool = False
     _waiter: "Waiter[None] | None" = None
     """Of a greenlet in `take`: less than an Event, of which an idle stream has no other use."""
@@ -173,7 +175,13 @@ class Subscription:
             return False
         if len(batch.frames) > PIECE_BYTES:
             return False
-        frames = self.show(batch, chosen)
+        try:
+            frames = self.show(batch, chosen)
+        except (ValueError, TypeError, struct.error) as error:
+            # Not our batch, or broken: this stream's end, not that of whoever writes for all.
+            self.show, self._fault = None, error
+            self._wake()
+            return True
         if frames:
             self._write(self.outlet, frames)
         return frames is not None
@@ -217,6 +225,7 @@ class Subscription:
 
         Raises:
             OSError: of the outlet.
+            ValueError, TypeError, struct.error: a batch that cannot be read.
         """
         if self.show is None or self.outlet is None:
             if self._is_to_wait and not self._is_nudged:
@@ -234,7 +243,7 @@ class Subscription:
 
     def _stand_by(self, outlet: Outlet) -> None:
         """Let others write, and finish what they could not, until there is something to take."""
-        while self._is_to_wait:
+        while self._is_to_wait and self._fault is None:
             self.beat_at = time.monotonic() + self.heartbeat_seconds
             self._is_standing_by = True
             try:
@@ -244,6 +253,8 @@ class Subscription:
             if self._rest:
                 outlet.finish(self._rest)
                 self._rest = b""
+        if self._fault is not None:
+            raise self._fault
 
     def _wait(self) -> None:
         """Let other greenlets run until one calls `_wake`."""
@@ -436,11 +447,15 @@ class Relay:
     def _hear(self) -> None:
         """Dispatch what comes, until the connection ends, or is dead whatever the socket says."""
         has_asked = False
+        deliveries = 0
         while True:
             message = self._pubsub.get_message(timeout=SILENCE_SECONDS)
             if message is not None:
                 has_asked = False
-                self._dispatch(message)
+                deliveries += self._dispatch(message)
+                if deliveries >= TURN:
+                    deliveries = 0
+                    gevent.sleep(0)
             elif has_asked:
                 raise redis.TimeoutError("no answer to a ping")
             else:
@@ -448,11 +463,12 @@ class Relay:
                 with self._lock:
                     self._pubsub.ping()
 
-    def _dispatch(self, message: dict[str, object]) -> None:
+    def _dispatch(self, message: dict[str, object]) -> int:
+        """Pass a message on; to how many."""
         name = message["channel"]
         channel = self.channels.get(name.decode() if isinstance(name, bytes) else str(name))
         if channel is None:
-            return
+            return 0
         if message["type"] == "subscribe":
             channel.confirmed.set()
         elif message["type"] == "message":
@@ -462,18 +478,21 @@ class Relay:
                     batch = channel.pieces.add(batch)
             except (ValueError, struct.error):
                 log.warning("relay got a message that is not a batch", channel=name)
-                return
+                return 0
             if batch is not None:
-                self._fan_out(channel, batch)
+                return self._fan_out(channel, batch)
+        return 0
 
-    def _fan_out(self, channel: _Channel, batch: Batch) -> None:
+    def _fan_out(self, channel: _Channel, batch: Batch) -> int:
         chosen: Chosen = {}
-        for subscription in tuple(channel.subscriptions):
+        subscriptions = tuple(channel.subscriptions)
+        for subscription in subscriptions:
             subscription.push(batch, chosen)
         while self.tally.backlog_bytes > LARGEST_TOTAL_BYTES:
             slowest = max(self._subscriptions(), key=lambda one: one.backlog_bytes)
             log.warning("client dropped: too much waits for all", thread_id=slowest.thread_id)
             slowest.drop()
+        return len(subscriptions)
 
     def _beat(self) -> None:
         """Send the heartbeats of all streams, while there are any."""
