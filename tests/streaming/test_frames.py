@@ -1,15 +1,18 @@
 """Frames and batches: what travels is what was written."""
 
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
 
 from greenroom.streaming.follow import read_modes, read_position
 from greenroom.streaming.frames import (
+    LARGEST_JOINED_BYTES,
     Batch,
     EventId,
     Kind,
     Pieces,
+    join,
     make_frame,
     pack,
     pack_pieces,
@@ -106,3 +109,23 @@ def test_a_large_batch_travels_in_pieces_and_arrives_whole() -> None:
     assert [pieces.add(one) for one in (first, second, second, third)] == [None] * 3 + [large]
     assert [pieces.add(one) for one in (first, third)] == [None, None]
     assert [pieces.add(one) for one in messages] == [None, None, large]
+
+
+def test_batches_are_joined_where_one_follows_the_other() -> None:
+    """Never over a gap, another run, another attempt, or an end."""
+    first = batch(7)
+    second = replace(first, first_seq=first.next_seq)
+    joined = join(first, second)
+    assert joined is not None
+    assert (joined.first_seq, joined.next_seq) == (7, second.next_seq)
+    assert joined.frames == first.frames + second.frames
+    large = replace(second, frames=b"x" * LARGEST_JOINED_BYTES)
+    for other in (
+        first,
+        replace(second, first_seq=second.first_seq + 1),
+        replace(second, run_id=uuid4()),
+        replace(second, lease_token=second.lease_token + 1),
+        replace(second, kind=Kind.END),
+        large,
+    ):
+        assert join(first, other) is None

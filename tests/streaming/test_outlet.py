@@ -3,6 +3,7 @@
 import socket
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,6 +19,7 @@ from greenroom.streaming.frames import HEARTBEAT, Batch, Kind, pack
 BEAT = HEARTBEAT.decode().strip()
 READERS = 4
 COUNT = 200
+CROWD = 24
 
 
 @pytest.fixture
@@ -107,6 +109,29 @@ def test_what_a_full_connection_does_not_take_comes_later_and_whole(
     assert bodies[0].count(b"event: custom") == COUNT
     assert bodies[0].endswith(b"\r\n\r\n")
     assert all(one == bodies[0] for one in bodies)
+
+
+def test_a_crowd_gets_every_event_once_and_in_order(
+    server: Deployment, http: httpx.Client, tmp_path: Path
+) -> None:
+    """What comes together is written together, to readers of either kind."""
+    gate = tmp_path / "gate"
+    body: dict[str, Any] = {"kind": "events", "size": 100, "count": 400, "path": str(gate)}
+    run = start(http, new_thread(http), "heavy", input=body, stream_mode=["custom", "values"])
+    path = f"/threads/{run['thread_id']}/runs/{run['run_id']}/stream"
+
+    def read(response: httpx.Response) -> list[int]:
+        return [data["number"] for name, data, _ in events_of(response) if name == "custom"]
+
+    with ExitStack() as stack, ThreadPoolExecutor(CROWD) as pool:
+        responses = []
+        for number in range(CROWD):
+            own = stack.enter_context(server.client())
+            params = {"stream_mode": "custom"} if number % 2 else {}
+            responses.append(stack.enter_context(own.stream("GET", path, params=params)))
+        gate.touch()
+        seen = list(pool.map(read, responses))
+    assert seen == [list(range(400))] * CROWD
 
 
 def test_what_cannot_be_read_ends_one_stream_and_no_other(

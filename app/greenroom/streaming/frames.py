@@ -53,6 +53,24 @@ class Batch:
         return self.first_seq + self.count
 
 
+LARGEST_JOINED_BYTES = 64 * 1024
+
+
+def join(batch: Batch, other: Batch) -> Batch | None:
+    """One batch of two; None where the other is not what follows, or both would be too large."""
+    follows = (
+        batch.kind is Kind.EVENTS
+        and other.kind is Kind.EVENTS
+        and other.run_id == batch.run_id
+        and other.lease_token == batch.lease_token
+        and other.started_ms == batch.started_ms
+        and other.first_seq == batch.next_seq
+    )
+    if not follows or len(batch.frames) + len(other.frames) > LARGEST_JOINED_BYTES:
+        return None
+    return replace(batch, count=batch.count + other.count, frames=batch.frames + other.frames)
+
+
 Chosen = dict[frozenset[str] | None, bytes]
 """What readers with these modes get of one batch: the same bytes for all."""
 ANNOUNCED = 2**62

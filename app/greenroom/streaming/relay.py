@@ -22,7 +22,16 @@ from greenroom.logs import get_logger
 from greenroom.signals.connection import SILENCE_SECONDS
 from greenroom.signals.keys import Keys
 from greenroom.streaming import shutdown
-from greenroom.streaming.frames import HEARTBEAT, Batch, Chosen, Kind, Pieces, make_end, unpack
+from greenroom.streaming.frames import (
+    HEARTBEAT,
+    Batch,
+    Chosen,
+    Kind,
+    Pieces,
+    join,
+    make_end,
+    unpack,
+)
 from greenroom.streaming.outlet import Outlet
 from greenroom.streaming.thread_log import find_last
 
@@ -41,6 +50,8 @@ PIECE_BYTES = 64 * 1024
 """What a client must read within its patience: with that, the slowest line that we serve."""
 LOOKS = 10
 """In an interval of heartbeats, for those that are due: each comes so much early, never late."""
+CROWD = 16
+"""Readers of one thread for whom it pays to look whether more has come, and write it at once."""
 TURN = 64
 """Deliveries after which the loop that hears Redis lets others have a turn."""
 
@@ -327,6 +338,8 @@ class Relay:
         self.channels: dict[str, _Channel] = {}
         self._pubsub = client.pubsub()
         self._lock = BoundedSemaphore()
+        self._deliveries = 0
+        """Since others had a turn."""
         self._is_running = False
         self._is_beating = False
         self._is_closing = False
@@ -447,15 +460,11 @@ class Relay:
     def _hear(self) -> None:
         """Dispatch what comes, until the connection ends, or is dead whatever the socket says."""
         has_asked = False
-        deliveries = 0
         while True:
             message = self._pubsub.get_message(timeout=SILENCE_SECONDS)
             if message is not None:
                 has_asked = False
-                deliveries += self._dispatch(message)
-                if deliveries >= TURN:
-                    deliveries = 0
-                    gevent.sleep(0)
+                self._dispatch(message)
             elif has_asked:
                 raise redis.TimeoutError("no answer to a ping")
             else:
@@ -463,36 +472,61 @@ class Relay:
                 with self._lock:
                     self._pubsub.ping()
 
-    def _dispatch(self, message: dict[str, object]) -> int:
-        """Pass a message on; to how many."""
+    def _dispatch(self, message: dict[str, object]) -> None:
+        """Pass a message on; to a crowd together with what has come behind it.
+
+        Raises:
+            redis.RedisError: the connection has ended. What was read has been passed on.
+        """
+        arrived = self._read(message)
+        while arrived is not None:
+            channel, batch = arrived
+            arrived = None
+            try:
+                is_crowd = len(channel.subscriptions) >= CROWD
+                behind = self._pubsub.get_message(timeout=0) if is_crowd else None
+            except redis.RedisError:
+                self._fan_out(channel, batch)
+                raise
+            if behind is not None:
+                arrived = self._read(behind)
+                joined = join(batch, arrived[1]) if arrived and arrived[0] is channel else None
+                if joined is not None:
+                    arrived = channel, joined
+                    continue
+            self._fan_out(channel, batch)
+            self._deliveries += len(channel.subscriptions)
+            if self._deliveries >= TURN:
+                self._deliveries = 0
+                gevent.sleep(0)
+
+    def _read(self, message: dict[str, object]) -> tuple[_Channel, Batch] | None:
+        """The batch that a message completes, and for whom; None if there is nothing to pass on."""
         name = message["channel"]
         channel = self.channels.get(name.decode() if isinstance(name, bytes) else str(name))
         if channel is None:
-            return 0
+            return None
         if message["type"] == "subscribe":
             channel.confirmed.set()
-        elif message["type"] == "message":
-            try:
-                batch: Batch | None = unpack(bytes(message["data"]))  # type: ignore[call-overload]
-                if batch is not None and batch.kind is Kind.PIECE:
-                    batch = channel.pieces.add(batch)
-            except (ValueError, struct.error):
-                log.warning("relay got a message that is not a batch", channel=name)
-                return 0
-            if batch is not None:
-                return self._fan_out(channel, batch)
-        return 0
+        if message["type"] != "message":
+            return None
+        try:
+            batch: Batch | None = unpack(bytes(message["data"]))  # type: ignore[call-overload]
+            if batch is not None and batch.kind is Kind.PIECE:
+                batch = channel.pieces.add(batch)
+        except (ValueError, struct.error):
+            log.warning("relay got a message that is not a batch", channel=name)
+            return None
+        return None if batch is None else (channel, batch)
 
-    def _fan_out(self, channel: _Channel, batch: Batch) -> int:
+    def _fan_out(self, channel: _Channel, batch: Batch) -> None:
         chosen: Chosen = {}
-        subscriptions = tuple(channel.subscriptions)
-        for subscription in subscriptions:
+        for subscription in tuple(channel.subscriptions):
             subscription.push(batch, chosen)
         while self.tally.backlog_bytes > LARGEST_TOTAL_BYTES:
             slowest = max(self._subscriptions(), key=lambda one: one.backlog_bytes)
             log.warning("client dropped: too much waits for all", thread_id=slowest.thread_id)
             slowest.drop()
-        return len(subscriptions)
 
     def _beat(self) -> None:
         """Send the heartbeats of all streams, while there are any."""
