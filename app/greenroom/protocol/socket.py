@@ -38,8 +38,8 @@ from greenroom.protocol.schemas import (
 )
 from greenroom.protocol.service import Commands
 from greenroom.streaming.frames import Batch, split
-from greenroom.streaming.relay import PIECE_BYTES
 from greenroom.streaming.spans import Filter, data_of, number_of, select_frames
+from greenroom.streaming.subscription import PIECE_BYTES
 from greenroom.streaming.thread_events import FIRST_SEQ, ThreadEvents
 from greenroom.streaming.thread_log import replay_events
 

@@ -21,9 +21,9 @@ from greenroom.streaming.follow import (
     wait_for_end,
 )
 from greenroom.streaming.frames import make_frame
-from greenroom.streaming.relay import Subscription
 from greenroom.streaming.replay import milliseconds
 from greenroom.streaming.respond import streamed
+from greenroom.streaming.subscription import Subscription
 
 
 def join(

@@ -18,8 +18,8 @@ from greenroom.streaming.frames import (
     parse_event_id,
     select,
 )
-from greenroom.streaming.relay import Subscription
 from greenroom.streaming.replay import replay_run
+from greenroom.streaming.subscription import Subscription
 
 FROM_THE_START = ("-1", "0", "-")
 HELD_BYTES = 1024 * 1024

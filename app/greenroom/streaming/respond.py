@@ -15,7 +15,7 @@ from greenlet import greenlet
 
 from greenroom.logs import get_logger
 from greenroom.streaming.outlet import RESPONSE, Outlet
-from greenroom.streaming.relay import PIECE_BYTES, Subscription
+from greenroom.streaming.subscription import PIECE_BYTES, Subscription
 
 log = get_logger(__name__)
 

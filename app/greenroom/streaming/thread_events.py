@@ -5,8 +5,8 @@ from uuid import UUID
 
 from greenroom.database.engine import Database
 from greenroom.streaming.frames import HEARTBEAT, TOO_SLOW, Batch, Chosen
-from greenroom.streaming.relay import Subscription
 from greenroom.streaming.spans import select_frames
+from greenroom.streaming.subscription import Subscription
 from greenroom.streaming.thread_log import replay_events
 
 FIRST_SEQ = 1
