@@ -1,5 +1,6 @@
 """The garbage collector of a process that has imported much and is busy."""
 
+import ctypes
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,6 +23,13 @@ def no_collector() -> Iterator[None]:
         gc.enable()
 
 
+def give_back() -> None:
+    """Return what imports have freed to the system, where the C library can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
+
+
 def calm_collector() -> None:
     """Have it pass over all that exists now, which stays, and look less often at what comes.
 
@@ -30,4 +38,5 @@ def calm_collector() -> None:
     """
     gc.collect()
     gc.freeze()
+    give_back()
     gc.set_threshold(*THRESHOLDS)

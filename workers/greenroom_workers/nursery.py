@@ -15,6 +15,7 @@ from greenroom.cli import graphs
 from greenroom.cli.environment import GRAPHS, HOLD, RELOAD, WORKER, own_environment
 from greenroom.cli.supervisor import Command, Supervisor
 from greenroom.cli.worker import KILL_MARGIN_SECONDS
+from greenroom.collector import give_back
 from greenroom.config import load_config
 from greenroom.errors import ConfigError
 from greenroom.graphs import host as _shared  # noqa: F401 (what the graphs process will need)
@@ -47,6 +48,7 @@ def main() -> None:
     # A collection would touch, and so copy, every page that the children share.
     gc.collect()
     gc.freeze()
+    give_back()
     sys.exit(os.EX_CONFIG if supervisor.run() else 0)
 
 

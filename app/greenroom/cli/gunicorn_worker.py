@@ -12,7 +12,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from greenroom.cli.gunicorn_response import PromptResponse
 from greenroom.cli.processes import die_with_parent
-from greenroom.collector import no_collector
+from greenroom.collector import calm_collector, no_collector
 from greenroom.streaming import shutdown
 from greenroom.streaming.outlet import RESPONSE
 
@@ -59,6 +59,7 @@ class StreamingWorker(GeventWorker):
         """Import the application and make it."""
         with no_collector():
             super().load_wsgi()
+        calm_collector()
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """Answer one request of a connection; what it returns nobody asks for.
