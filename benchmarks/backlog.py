@@ -26,15 +26,16 @@ from greenroom.queue.admission import NewRun, NewThread, admit_run
 from greenroom.queue.life import Outcome, claim_run, finish_run_if_owned
 from greenroom.queue.states import RunStatus
 
+# Ids grow with time, as those do that the server gives.
 MAKE_THREADS = """
 INSERT INTO thread (thread_id, metadata, status)
-SELECT gen_random_uuid(), '{"graph_id": "echo"}', %(status)s FROM generate_series(1, %(count)s)
+SELECT uuidv7(interval '-2 hours'), '{"graph_id": "echo"}', %(status)s FROM generate_series(1, %(count)s)
 """
 # Their threads' own columns do not matter here; the indexes of both tables do.
 MAKE_QUEUED = """
 INSERT INTO run (run_id, thread_id, assistant_id, graph_id, queue_state, due_at, turn,
                  multitask_strategy, metadata, kwargs)
-SELECT gen_random_uuid(), thread_id, gen_random_uuid(), 'echo', 'ready',
+SELECT uuidv7(interval '-1 hour'), thread_id, gen_random_uuid(), 'echo', 'ready',
        now() - interval '1 hour' + make_interval(secs => number / 1000.0),
        (extract(epoch FROM now() - interval '1 hour') * 1000000)::bigint + number * 1000,
        'enqueue', '{"graph_id": "echo"}', '{}'
@@ -43,7 +44,7 @@ SELECT gen_random_uuid(), thread_id, gen_random_uuid(), 'echo', 'ready',
 MAKE_FINISHED = """
 INSERT INTO run (run_id, thread_id, assistant_id, graph_id, status, attempt, lease_token,
                  started_at, finished_at, multitask_strategy, metadata, kwargs)
-SELECT gen_random_uuid(), thread_id, gen_random_uuid(), 'echo', 'success', 1, 1,
+SELECT uuidv7(interval '-1 hour'), thread_id, gen_random_uuid(), 'echo', 'success', 1, 1,
        now(), now(), 'enqueue', '{"graph_id": "echo"}', '{}'
   FROM thread, generate_series(1, %(each)s)
 """

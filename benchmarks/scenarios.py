@@ -231,7 +231,7 @@ async def fan_out(load: Load) -> Figures:
         mode="custom",
         count=sizes.reader_events,
         start_seconds=sizes.reader_start_seconds,
-        pace_seconds=0.005,
+        pace_seconds=0.001,
     )
     path = f"{run.path}/stream?stream_mode=custom"
     readers = [Events("custom") for _ in range(sizes.readers)]
