@@ -2,7 +2,9 @@
 
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -122,3 +124,59 @@ def test_a_line_that_comes_while_the_watch_sleeps_is_watched_at_once() -> None:
         one.close()
     ours.close()
     theirs.close()
+
+
+def pid(connection: Any) -> int:
+    """The session behind a block."""
+    found: int = connection.execute(BACKEND, {}).one().pid
+    return found
+
+
+def test_a_spare_connection_is_used_again_and_given_up_for_a_block(database_uri: str) -> None:
+    """`direct` keeps its connections; blocks get them when the pool has no other."""
+    database = open_database(database_uri)
+    try:
+        with database.direct() as one, database.direct() as other:
+            pids = {pid(one), pid(other)}
+        with database.direct() as again:
+            assert pid(again) in pids
+        with database.transaction() as one, database.statement() as other:
+            assert {pid(one), pid(other)} == pids
+        assert len(pids) == 2
+    finally:
+        database.close()
+
+
+def test_a_block_that_waits_gets_the_connection_of_a_direct_one(database_uri: str) -> None:
+    """It waits at the pool: what comes back must go there."""
+    database = open_database(database_uri)
+    try:
+        with ThreadPoolExecutor(1) as threads, database.direct() as one:
+            with database.direct() as other:
+
+                def block() -> int:
+                    with database.statement() as connection:
+                        return pid(connection)
+
+                waiting = threads.submit(block)
+                until(lambda: database._waiting)
+                used = pid(other)
+            assert waiting.result(timeout=5) == used
+            assert pid(one) != used
+    finally:
+        database.close()
+
+
+def test_a_spare_connection_that_was_cut_is_replaced(database_uri: str) -> None:
+    """Nobody meets a session that Postgres has ended meanwhile."""
+    database, other = open_database(database_uri), open_database(database_uri)
+    try:
+        with database.direct() as connection:
+            lost = pid(connection)
+        with other.statement() as connection:
+            connection.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": lost})
+        with database.direct() as connection:
+            assert pid(connection) != lost
+    finally:
+        database.close()
+        other.close()

@@ -4,13 +4,14 @@ import select
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any, ClassVar
+from contextlib import contextmanager, suppress
+from typing import Any, ClassVar, cast
 
 import psycopg2.extensions
 from psycopg2.extras import NamedTupleCursor
 from sqlalchemy import Connection, ExceptionContext, TextClause, create_engine, event
 from sqlalchemy import exc as sqlalchemy_errors
+from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from greenroom import encryption
 from greenroom.config import Config
@@ -66,6 +67,11 @@ class Database:
             json_serializer=lambda value: encryption.dumps_members(value).decode(),
             json_deserializer=encryption.loads_members,
         )
+        self.pool = cast(QueuePool, self.engine.pool)
+        self._spare: list[PoolProxiedConnection] = []
+        """Of `direct`, which keeps them: to check one out and in takes as long as a small query."""
+        self._waiting: list[None] = []
+        """As many as ask the pool for a connection."""
         event.listen(self.engine, "connect", self._watch)
         event.listen(self.engine, "close", stop_watching)
         event.listen(self.engine, "checkout", refuse_dead_connection)
@@ -77,7 +83,7 @@ class Database:
         """Several statements, all or nothing: commits at the end of the block."""
         try:
             with (
-                self.engine.connect() as connection,
+                self._connected() as connection,
                 connection.info[LINE],
                 begun(connection),
             ):
@@ -89,7 +95,7 @@ class Database:
     def statement(self) -> Iterator[Connection]:
         """Statements that each stand alone, committed one by one."""
         try:
-            with self.engine.connect() as connection, connection.info[LINE]:
+            with self._connected() as connection, connection.info[LINE]:
                 yield connection
         except (sqlalchemy_errors.DBAPIError, sqlalchemy_errors.TimeoutError) as error:
             raise translate(error) from error
@@ -102,33 +108,76 @@ class Database:
         a millisecond a statement, more than Postgres itself. Texts are planned once and kept: they
         must be constants of their modules.
         """
-        try:
-            pooled = self.engine.raw_connection()
-        except sqlalchemy_errors.TimeoutError as error:
-            raise translate(error) from error
-        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
-            # The pool passes on what the driver raises, in the driver's own words.
-            raise DatabaseUnavailable("the database is not available") from error
+        pooled = self._take_spare() or self._check_out()
         connection: Any = pooled.driver_connection
+        is_spare = False
         try:
             with (
                 pooled.info[LINE] as line,
                 connection.cursor(cursor_factory=NamedTupleCursor) as cursor,
             ):
                 yield Direct(cursor, pooled.info.setdefault(PLANS, {}), line)
+            is_spare = not connection.closed
         except psycopg2.Error as error:
             pooled.invalidate(error)
             if is_passing(error):
                 raise DatabaseUnavailable("the database is not available") from error
             raise
         finally:
+            # Who waits at the pool would not hear of a spare one.
+            if is_spare and not self._waiting:
+                self._spare.append(pooled)
+            else:
+                pooled.close()
+
+    def _connected(self) -> Connection:
+        """A connection for a block; a spare one goes back to the pool before anybody waits."""
+        with self._waits():
+            if not self.pool.checkedin():
+                with suppress(IndexError):
+                    self._spare.pop().close()
+            return self.engine.connect()
+
+    @contextmanager
+    def _waits(self) -> Iterator[None]:
+        # Not a number: several threads may come and go.
+        self._waiting.append(None)
+        try:
+            yield
+        finally:
+            self._waiting.pop()
+
+    def _take_spare(self) -> PoolProxiedConnection | None:
+        """A spare connection, unless there is none that lives."""
+        while self._spare:
+            try:
+                pooled = self._spare.pop()
+            except IndexError:
+                return None
+            connection: Any = pooled.driver_connection
+            if not (connection.closed or has_news(connection.fileno())):
+                return pooled
+            pooled.invalidate()
             pooled.close()
+        return None
+
+    def _check_out(self) -> PoolProxiedConnection:
+        try:
+            with self._waits():
+                return self.engine.raw_connection()
+        except sqlalchemy_errors.TimeoutError as error:
+            raise translate(error) from error
+        except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
+            # The pool passes on what the driver raises, in the driver's own words.
+            raise DatabaseUnavailable("the database is not available") from error
 
     def _watch(self, connection: Any, record: Any) -> None:
         record.info[LINE] = Line(connection.fileno(), self.silence_seconds)
 
     def close(self) -> None:
         """Close every idle connection."""
+        while self._spare:
+            self._spare.pop().close()
         self.engine.dispose()
 
 
