@@ -3,6 +3,7 @@
 import signal
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from uuid import uuid4
 
 import httpx
@@ -41,8 +42,9 @@ def test_a_run_whose_web_died_before_the_bell_is_executed(
                 until(lambda: deployment.value(PENDING) == 1)
                 kill_web(deployment, url)
                 one.kills += 1
-                with pytest.raises(httpx.TransportError):
-                    asked.result(timeout=30)
+                # It does not wait for the bell, and may have its answer.
+                with suppress(httpx.TransportError):
+                    assert asked.result(timeout=30).status_code == 200
             with one.recovery():
                 worker.send_signal(signal.SIGCONT)
                 until(lambda: deployment.value(PENDING) == 0)
