@@ -14,8 +14,10 @@ from typing import Any
 import redis
 from dramatiq import Message, MessageProxy
 from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
+from dramatiq.common import current_millis
 from dramatiq.errors import ConnectionClosed
 from dramatiq.middleware import CurrentMessage, Middleware, Retries
+from redis.exceptions import NoScriptError
 
 from greenroom.errors import DatabaseUnavailable
 from greenroom.logs import get_logger
@@ -24,9 +26,6 @@ log = get_logger(__name__)
 
 LOOK_SECONDS = 2.0
 """How long one blocking look lasts: also how late a consumer notices that it must stop."""
-FETCH_SECONDS = 10.0
-"""At the latest after so long a consumer asks Dramatiq's script, which is also its sign of life:
-the script gives away what a consumer holds that it has not heard of for a minute."""
 DELAY_SECONDS = 0.2
 """Between two looks of a consumer that has delayed messages in its hands."""
 STOP_SECONDS = 0.05
@@ -59,7 +58,6 @@ class WaitingConsumer(_RedisConsumer):
         self.has_room = threading.Event()
         self.heard_at = 0.0
         self._is_empty = False
-        self._fetched_at = 0.0
 
     def ack(self, message: MessageProxy) -> None:
         """Take a message off for good."""
@@ -101,19 +99,35 @@ class WaitingConsumer(_RedisConsumer):
             if self.outstanding_message_count >= self.prefetch:
                 self.has_room.wait(LOOK_SECONDS)
             return
-        now = time.monotonic()
-        # What came since the last look, the next one finds without waiting.
-        if not self._is_empty or now - self._fetched_at > FETCH_SECONDS:
-            self._fetched_at = now
+        # What came since the last fetch, the next look finds without waiting.
+        if not self._is_empty:
             self.message_cache = self.broker.do_fetch(self.queue_name, room)
             self.heard_at = time.monotonic()
         if not self.message_cache:
             self._await_message()
 
     def _await_message(self) -> None:
-        # A blocking peek: it moves the head of the list to where it was.
-        found = self.broker.client.blmove(self.list, self.list, LOOK_SECONDS, "LEFT", "LEFT")
-        self._is_empty = found is None
+        """Wait until there is a message, and fetch it in the same round trip.
+
+        Dramatiq's script takes that for a sign of life, too: it gives away what a consumer holds
+        that it has not heard of for a minute.
+        """
+        room = self.prefetch - self.outstanding_message_count
+        with self.broker.client.pipeline(transaction=False) as pipeline:
+            # A blocking peek: it moves the head of the list to where it was.
+            pipeline.blmove(self.list, self.list, LOOK_SECONDS, "LEFT", "LEFT")
+            self.broker.add_fetch(pipeline, self.queue_name, room)
+            found, fetched = pipeline.execute(raise_on_error=False)
+        self.heard_at = time.monotonic()
+        if isinstance(fetched, NoScriptError):
+            # Redis has been restarted: Dramatiq's own fetch loads its script again.
+            self._is_empty = False
+            return
+        for answer in (found, fetched):
+            if isinstance(answer, redis.RedisError):
+                raise answer
+        self.message_cache = fetched
+        self._is_empty = len(fetched) < room
 
 
 class DelayConsumer(WaitingConsumer):
@@ -163,6 +177,18 @@ class WaitingBroker(RedisBroker):
         """See the base class."""
         kind = DelayConsumer if queue_name in self.delay_queues else WaitingConsumer
         return kind(self, queue_name, prefetch, timeout)
+
+    def add_fetch(self, pipeline: Any, queue_name: str, room: int) -> None:
+        """Add to a pipeline what `do_fetch` sends."""
+        pipeline.evalsha(
+            self.scripts["dispatch"].sha,
+            1,
+            self.namespace,
+            *("fetch", current_millis(), queue_name, self.broker_id),
+            *(self.heartbeat_timeout, self.dead_message_ttl),
+            *(self._should_do_maintenance("fetch"), self._max_unpack_size()),
+            room,
+        )
 
 
 def make_broker(client: redis.Redis, namespace: str, max_attempts: int) -> WaitingBroker:
