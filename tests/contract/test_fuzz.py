@@ -10,6 +10,7 @@ import schemathesis
 from deployment import Deployment, join, new_thread, start
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
+from hypothesis.errors import FlakyFailure
 from schemathesis import Case, GenerationMode
 from schemathesis.checks import not_a_server_error
 from schemathesis.core.failures import FailureGroup
@@ -121,7 +122,13 @@ def test_every_answer_is_one_that_the_document_declares(server: Deployment, worl
 
 
 def fuzz(
-    server: Deployment, world: World, operation: Any, mode: GenerationMode, cases: int
+    server: Deployment,
+    world: World,
+    operation: Any,
+    mode: GenerationMode,
+    cases: int,
+    *,
+    may_repeat: bool = True,
 ) -> tuple[int, str]:
     """Send many requests of one operation; how many, and the first fault if there is one."""
     count, request = 0, ""
@@ -147,6 +154,12 @@ def fuzz(
         send()
     except FailureGroup as group:
         return count, "\n".join([*(str(fault) for fault in group.exceptions), request])
+    except FlakyFailure as group:
+        # Where hypothesis reads the source of a lambda CPython 3.11 may miscount, whatever it
+        # reads (python/cpython issue 106905).
+        if group.split(SystemError)[1] is not None or not may_repeat:
+            raise
+        return fuzz(server, world, operation, mode, cases, may_repeat=False)
     return count, ""
 
 
