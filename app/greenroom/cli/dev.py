@@ -30,7 +30,7 @@ from greenroom.cli.supervisor import Command, Supervisor
 from greenroom.cli.web import KILL_AFTER_SECONDS, graphs_command, graphs_socket, gunicorn_command
 from greenroom.cli.worker import ARGV as WORKER
 from greenroom.cli.worker import KILL_MARGIN_SECONDS
-from greenroom.collector import no_collector
+from greenroom.collector import give_back, no_collector
 from greenroom.config import DATABASE_NAMES, REDIS_NAMES, Config, load_config
 from greenroom.errors import ConfigError
 from greenroom.logs import configure_logs, get_logger
@@ -196,6 +196,7 @@ def supervise(config: Config, environment: dict[str, str], *, reload: bool) -> i
     # Copied are only the pages that somebody writes to.
     gc.collect()
     gc.freeze()
+    give_back()
     return supervisor.run(start_threads)
 
 

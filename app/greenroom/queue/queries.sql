@@ -163,12 +163,15 @@ SELECT ended.run_id, EXISTS (SELECT FROM promoted) AS has_next,
 
 -- name: write_checkpoints
 -- A run's last checkpoints, for the transaction that ends it, with the conditions of that end: where
--- it is refused they are not written either.
-WITH owner AS MATERIALIZED (
-    SELECT run_id FROM run
-     WHERE run_id = :run_id AND lease_token = :lease_token AND status = 'running'
-       AND cancel_action IS NOT DISTINCT FROM :cancel_action
-       FOR NO KEY UPDATE
+-- it is refused they are not written either. It takes the thread's lock in place of the end, before
+-- the run's: a run that was changed meanwhile is looked at again.
+WITH locked AS MATERIALIZED (
+    SELECT thread_id FROM thread WHERE thread_id = :thread_id FOR UPDATE
+), owner AS MATERIALIZED (
+    SELECT run.run_id FROM locked CROSS JOIN run
+     WHERE run.run_id = :run_id AND run.lease_token = :lease_token AND run.status = 'running'
+       AND run.cancel_action IS NOT DISTINCT FROM :cancel_action
+       FOR NO KEY UPDATE OF run
 ), heads AS (
     INSERT INTO checkpoints (thread_id, checkpoint_ns, checkpoint_id, parent_checkpoint_id,
                              checkpoint, metadata)

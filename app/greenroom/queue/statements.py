@@ -38,12 +38,12 @@ def together(*names: str) -> TextClause:
     return statement
 
 
-def after_lock(outer: str, inner: str) -> TextClause:
-    """A statement that begins by taking a lock, with another between the lock and the rest."""
-    lock, rest = STATEMENTS[outer].text.split(";")
-    statement = text(f"{lock};\n{STATEMENTS[inner].text};\n{rest}")
-    NAMES[statement] = outer
+def with_first(name: str, first: str) -> TextClause:
+    """A statement that begins by taking a lock, with another in the lock's place that takes it."""
+    _lock, rest = STATEMENTS[name].text.split(";")
+    statement = text(f"{STATEMENTS[first].text};\n{rest}")
+    NAMES[statement] = name
     return statement
 
 
-FINISH_WITH_CHECKPOINTS = after_lock("finish_run_if_owned", "write_checkpoints")
+FINISH_WITH_CHECKPOINTS = with_first("finish_run_if_owned", "write_checkpoints")
