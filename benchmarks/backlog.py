@@ -29,7 +29,8 @@ from greenroom.queue.states import RunStatus
 # Ids grow with time, as those do that the server gives.
 MAKE_THREADS = """
 INSERT INTO thread (thread_id, metadata, status)
-SELECT uuidv7(interval '-2 hours'), '{"graph_id": "echo"}', %(status)s FROM generate_series(1, %(count)s)
+SELECT uuidv7(interval '-2 hours'), '{"graph_id": "echo"}', %(status)s
+  FROM generate_series(1, %(count)s)
 """
 # Their threads' own columns do not matter here; the indexes of both tables do.
 MAKE_QUEUED = """
