@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from greenroom import wire
 from greenroom.config import Config
 from greenroom.database.engine import Database
-from greenroom.errors import DatabaseUnavailable
+from greenroom.errors import DatabaseUnavailable, LeaseLost
 from greenroom.logs import get_logger
 from greenroom.queue import life
 from greenroom.queue.life import Checkpoints, Claim, EndEvents, Outcome
@@ -74,7 +74,7 @@ class Ends:
         """Write the end, then announce it; again when a wish to cancel came in between.
 
         Raises:
-            DatabaseUnavailable, LeaseLost: also of the last checkpoints.
+            DatabaseUnavailable: also of the last checkpoints.
         """
         claim, events = active.claim, active.events
         active.is_concluding = True
@@ -92,7 +92,11 @@ class Ends:
                 frame = events.end_frame(wire.dumps(final.error)) if final.error else b""
                 end = protocol.end(final) if protocol else None
                 finish = partial(self._finish, active, final, action, frame, end)
-                has_ended = await self._with_checkpoints(active, finish)
+                try:
+                    has_ended = await self._with_checkpoints(active, finish)
+                except LeaseLost:
+                    # Also of a run that was broken off, where nobody else would take it.
+                    return "lost"
                 status = final.status
             if has_ended:
                 break
@@ -150,7 +154,12 @@ class Ends:
             if checkpoints is None:
                 raise
             # It may be the checkpoints': what becomes of them alone tells.
-            log.debug("not ended with its checkpoints", run_id=str(claim.lease.run_id), error=error)
+            log.info(
+                "run not ended with its checkpoints: once more without",
+                run_id=str(claim.lease.run_id),
+                thread_id=str(claim.lease.thread_id),
+                error=repr(error),
+            )
             return False
         if finished is None:
             return False
