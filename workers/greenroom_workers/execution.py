@@ -14,7 +14,6 @@ from typing import Any
 from uuid import UUID
 
 import redis
-import uvloop
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.pregel import Pregel
 from langgraph.types import StateSnapshot
@@ -43,6 +42,7 @@ from greenroom_workers.own_tasks import OwnTasks, Stray
 from greenroom_workers.parts import parts_of
 from greenroom_workers.protocol_run import ProtocolRun, is_native, native_parts
 from greenroom_workers.publisher import RunEvents
+from greenroom_workers.run_loop import RunLoop
 from greenroom_workers.run_threads import GraphStuck, RunThreads
 
 log = get_logger(__name__)
@@ -206,7 +206,7 @@ class Executor:
     def _own_loop(self) -> asyncio.AbstractEventLoop:
         loop: asyncio.AbstractEventLoop | None = getattr(self._threads, "loop", None)
         if loop is None or loop.is_closed():
-            loop = self._threads.loop = uvloop.new_event_loop()
+            loop = self._threads.loop = RunLoop()
             self._threads.tasks = OwnTasks()
             loop.set_task_factory(self._threads.tasks.make)
             self._threads.nodes = RunThreads()

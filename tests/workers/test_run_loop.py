@@ -1,0 +1,93 @@
+"""The event loop of a run: quick for its own work, and fair to other threads."""
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from greenroom_workers.run_loop import RunLoop
+
+PATIENCE_SECONDS = 30.0
+TURNS = 300
+
+
+@contextmanager
+def run_loop() -> Iterator[asyncio.Runner]:
+    with asyncio.Runner(loop_factory=RunLoop) as runner:
+        yield runner
+
+
+async def busy_until(is_done: threading.Event) -> bool:
+    """Keep the loop busy with its own work alone; whether the event came."""
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + PATIENCE_SECONDS
+    while not is_done.is_set() and loop.time() < give_up_at:  # noqa: ASYNC110 (to be busy)
+        await asyncio.sleep(0)
+    return is_done.is_set()
+
+
+def test_a_busy_loop_hears_its_sockets() -> None:
+    async def hear() -> bool:
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            ours.setblocking(False)
+            heard = threading.Event()
+            loop = asyncio.get_running_loop()
+            loop.add_reader(ours, heard.set)
+            theirs.send(b".")
+            is_heard = await busy_until(heard)
+            loop.remove_reader(ours)
+            return is_heard
+
+    with run_loop() as runner:
+        assert runner.run(hear())
+
+
+def test_a_busy_loop_lets_other_threads_work() -> None:
+    is_done = threading.Event()
+
+    def work() -> None:
+        reading, writing = os.pipe()
+        for _ in range(TURNS):
+            # Either call gives the interpreter away, and must get it back.
+            os.write(writing, b".")
+            os.read(reading, 1)
+        os.close(reading)
+        os.close(writing)
+        is_done.set()
+
+    thread = threading.Thread(target=work)
+    with run_loop() as runner:
+        thread.start()
+        assert runner.run(busy_until(is_done))
+    thread.join()
+
+
+def test_calls_from_the_own_thread_keep_their_order() -> None:
+    async def called() -> list[int]:
+        loop, numbers, is_last = asyncio.get_running_loop(), list[int](), asyncio.Event()
+        for number in range(TURNS):
+            schedule = loop.call_soon_threadsafe if number % 2 else loop.call_soon
+            schedule(numbers.append, number)
+        loop.call_soon_threadsafe(is_last.set)
+        await is_last.wait()
+        return numbers
+
+    with run_loop() as runner:
+        assert runner.run(called()) == list(range(TURNS))
+
+
+def test_a_call_from_another_thread_wakes_an_idle_loop() -> None:
+    async def wait_to_be_woken() -> bool:
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        thread = threading.Thread(target=loop.call_soon_threadsafe, args=(woken.set,))
+        loop.call_later(0.01, thread.start)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await woken.wait()
+        thread.join()
+        return woken.is_set()
+
+    with run_loop() as runner:
+        assert runner.run(wait_to_be_woken())
