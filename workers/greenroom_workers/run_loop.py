@@ -11,7 +11,7 @@ from typing import TypeVarTuple
 
 Ts = TypeVarTuple("Ts")
 
-INTERVALS_BETWEEN_LOOKS = 4
+INTERVALS_BETWEEN_LOOKS = 2
 """How often others may ask for the interpreter between two looks of a busy loop at its sockets.
 
 A thread that waits for it asks after one switch interval in which nobody let it go: who lets it go
