@@ -52,7 +52,7 @@ BUSY_PULSE_SECONDS = 1.0
 FROZEN_SECONDS = 30.0
 """A process whose main thread did not get to run for so long is held by C code of a node: nothing
 inside can help it. It ends with a traceback of every thread, and its leases return its runs."""
-SWITCH_SECONDS = 0.001
+SWITCH_SECONDS = 0.002
 """How long a busy graph may keep the interpreter from threads that send events and renew leases.
 
 With Python's own 5 ms the first event of a run was that much later.
