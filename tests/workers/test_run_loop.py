@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,3 +92,22 @@ def test_a_call_from_another_thread_wakes_an_idle_loop() -> None:
 
     with run_loop() as runner:
         assert runner.run(wait_to_be_woken())
+
+
+def test_a_graph_may_start_a_process() -> None:
+    async def told() -> bytes:
+        argv = (sys.executable, "-c", "print('done', end='')")
+        child = await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.PIPE)
+        output, _ = await asyncio.wait_for(child.communicate(), PATIENCE_SECONDS)
+        return output
+
+    def run() -> None:
+        with run_loop() as runner:
+            heard.append(runner.run(told()))
+
+    heard: list[bytes] = []
+    # As runs have it: not the main thread.
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    assert heard == [b"done"]

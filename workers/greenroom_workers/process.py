@@ -55,7 +55,8 @@ inside can help it. It ends with a traceback of every thread, and its leases ret
 SWITCH_SECONDS = 0.002
 """How long a busy graph may keep the interpreter from threads that send events and renew leases.
 
-With Python's own 5 ms the first event of a run was that much later.
+With Python's own 5 ms a run beside three busy ones had its first event after 88 ms instead of 34;
+with less, short runs take more CPU.
 """
 WORKER_TIMEOUT_MS = 600_000
 """Until an idle thread of Dramatiq's looks around: it is woken for whatever there is."""
