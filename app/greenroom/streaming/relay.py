@@ -2,7 +2,6 @@
 
 import contextlib
 import struct
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
@@ -28,6 +27,7 @@ from greenroom.streaming.frames import (
     make_end,
     unpack,
 )
+from greenroom.streaming.heartbeats import Heartbeats
 from greenroom.streaming.subscription import Subscription, Tally
 from greenroom.streaming.thread_log import find_last
 
@@ -38,8 +38,6 @@ CONFIRM_SECONDS = 1.0
 RECONNECT_SECONDS = 0.25
 LARGEST_TOTAL_BYTES = 256 * 1024 * 1024
 """What all clients together may; beyond, those who left most unread are dropped."""
-LOOKS = 10
-"""In an interval of heartbeats, for those that are due: each comes so much early, never late."""
 CROWD = 16
 """Readers of one thread for whom it pays to look whether more has come, and write it at once."""
 TURN = 64
@@ -85,7 +83,7 @@ class Relay:
         self.keys = keys
         self.database = database
         self.watchdog_seconds = watchdog_seconds
-        self.heartbeat_seconds = heartbeat_seconds
+        self.heartbeats = Heartbeats(heartbeat_seconds)
         self.patience_seconds = patience_seconds
         self.tally = Tally()
         self.channels: dict[str, _Channel] = {}
@@ -94,7 +92,6 @@ class Relay:
         self._deliveries = 0
         """Since others had a turn."""
         self._is_running = False
-        self._is_beating = False
         self._is_closing = False
         self._is_deaf = False
         """Redis is away: what is said now comes from Postgres alone."""
@@ -161,9 +158,7 @@ class Relay:
         else:
             subscription.channel = channel.name
             channel.subscriptions.add(subscription)
-        if not self._is_beating:
-            self._is_beating = True
-            gevent.spawn(self._beat)
+        self.heartbeats.add(subscription)
 
     def part(self, subscription: Subscription) -> None:
         """Send a subscription no more."""
@@ -172,6 +167,7 @@ class Relay:
         if channel is None or subscription not in channel.subscriptions:
             return
         channel.subscriptions.discard(subscription)
+        self.heartbeats.discard(subscription)
         subscription.forget()
         if not channel.subscriptions:
             del self.channels[name]
@@ -281,23 +277,13 @@ class Relay:
             log.warning("client dropped: too much waits for all", thread_id=slowest.thread_id)
             slowest.drop()
 
-    def _beat(self) -> None:
-        """Send the heartbeats of all streams, while there are any."""
-        pause_seconds = self.heartbeat_seconds / LOOKS
-        while self.channels:
-            gevent.sleep(pause_seconds)
-            due = time.monotonic() + pause_seconds
-            for subscription in self._subscriptions():
-                if subscription.beat_at <= due:
-                    subscription.beat()
-        self._is_beating = False
-
     def _watch(self) -> None:
         """Ask Postgres about all open streams in one query: a lost end may delay, never prevent."""
         while True:
             gevent.sleep(self.watchdog_seconds)
-            watched = [s for s in self._subscriptions() if s.awaited_run_id]
-            readers = [s for s in self._subscriptions() if s.next_seq is not None]
+            subscriptions = self._subscriptions()
+            watched = [s for s in subscriptions if s.awaited_run_id]
+            readers = [s for s in subscriptions if s.next_seq is not None]
             try:
                 if watched:
                     self._check(watched)

@@ -81,6 +81,8 @@ class Subscription:
     beat_at: float = 0.0
     """When the next heartbeat is due, by the monotonic clock, if nothing else is sent before."""
     heartbeat_seconds: float = 0.0
+    look: int = -1
+    """When `Heartbeats` looks at it next."""
     _is_standing_by: bool = False
     _rest: bytes = b""
     """Of what was offered to the outlet: to be sent before anything else."""
