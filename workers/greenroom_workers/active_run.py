@@ -44,8 +44,10 @@ class ActiveRun:
     started: float = field(default_factory=time.monotonic)
     stop: Stop | None = None
     action: CancelAction | None = None
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set, on the run's loop, once there is a reason to stop."""
+    stopping: asyncio.Future[None] = field(init=False)
+    """Done, on the run's loop, once there is a reason to stop."""
+    heeding: asyncio.Task[None] | None = None
+    """Looks once whether somebody wants it to stop: the loop alone would not keep the task."""
     stopped_at: float | None = None
     """When it was first asked to stop."""
     thread_ident: int = field(default_factory=threading.get_ident)
@@ -56,6 +58,10 @@ class ActiveRun:
     _task: asyncio.Task[Any] | None = None
     _is_performing: bool = False
     _gate: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        """Belong to the loop."""
+        self.stopping = self.loop.create_future()
 
     def begin(self, task: asyncio.Task[Any]) -> None:
         """Say which task to cancel; a stop that came before takes effect at once."""
@@ -105,7 +111,8 @@ class ActiveRun:
             await self.protocol.events.kept()
 
     def _cancel(self) -> None:
-        self.stopping.set()
+        if not self.stopping.done():
+            self.stopping.set_result(None)
         if self._task is not None:
             self._task.cancel()
 

@@ -251,7 +251,8 @@ class Executor:
         events = active.events
         task = asyncio.ensure_future(self._perform(active, events))
         active.begin(task)
-        hurry = asyncio.ensure_future(self._heed_flag(active))
+        # After the start: the wish in the row came with the claim, and this must not delay the run.
+        heeding = active.loop.call_later(FLAG_DELAY_SECONDS, self._begin_heeding, active)
         try:
             await self._supervise(active, task)
             outcome = task.result() if task.done() else self.ends.classify(active, None, None, None)
@@ -266,7 +267,7 @@ class Executor:
         except DatabaseUnavailable as error:
             return await self.ends.retry(active, error)
         finally:
-            hurry.cancel()
+            heeding.cancel()
         if active.stop is Stop.LOST:
             return "lost"
         if active.stop is Stop.SHUTDOWN:
@@ -278,16 +279,14 @@ class Executor:
 
     async def _supervise(self, active: ActiveRun, task: asyncio.Task[Any]) -> None:
         """Wait for the graph; ask it to stop when its time is up, and again while it does not."""
-        stopping = asyncio.ensure_future(active.stopping.wait())
         timeout_seconds = self.config.run_timeout_seconds
-        await asyncio.wait(
-            {task, stopping}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
-        )
-        stopping.cancel()
+        either: set[asyncio.Future[Any]] = {task, active.stopping}
+        await asyncio.wait(either, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
         if active.stop is None and not task.done():
             active.request_stop(Stop.TIMEOUT)
         for _ in range(STOP_REQUESTS):
-            await asyncio.wait({task}, timeout=STOP_GRACE_SECONDS)
+            if not task.done():
+                await asyncio.wait({task}, timeout=STOP_GRACE_SECONDS)
             if task.done():
                 return
             task.cancel()
@@ -298,12 +297,13 @@ class Executor:
             reason=active.stop.name if active.stop else None,
         )
 
+    def _begin_heeding(self, active: ActiveRun) -> None:
+        active.heeding = active.loop.create_task(self._heed_flag(active))
+
     async def _heed_flag(self, active: ActiveRun) -> None:
         """Count the attempt in Redis, and read a wish that raced our claim."""
         run_id = active.claim.lease.run_id
         attempt = self.keys.attempt(run_id), active.claim.attempt
-        # After the start: the wish in the row came with the claim, and this must not delay the run.
-        await asyncio.sleep(FLAG_DELAY_SECONDS)
         try:
             asked = self.io.sender.send(
                 ("SET", *attempt, "EX", ATTEMPT_SECONDS), ("GET", self.keys.cancel(run_id))
