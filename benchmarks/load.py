@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 from benchmarks.client import Answer, Broken, Connection, Events
 from benchmarks.loop import FEWEST, closed_loop
-from benchmarks.servers import LOOPBACK, HttpServer
+from benchmarks.servers import HttpServer
 from benchmarks.sizes import Sizes
+from greenroom.cli.engine import LOOPBACK
 
 PATIENCE_SECONDS = 180.0
 """Runs that take longer are errors."""

@@ -14,7 +14,6 @@ from dataclasses import asdict
 from http import HTTPStatus
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from socket import socket
 from time import perf_counter
 from typing import ClassVar
 
@@ -24,10 +23,10 @@ from benchmarks.loop import Figures
 from benchmarks.processes import Processes
 from benchmarks.sizes import Sizes
 from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis
+from greenroom.cli.engine import LOOPBACK, free_port
 from greenroom.cli.processes import spawn
 from greenroom.config import DATABASE_NAMES, REDIS_NAMES
 
-LOOPBACK = "127.0.0.1"
 GRAPHS = Path(__file__).resolve().parent / "graphs"
 START_SECONDS = 120.0
 STOP_SECONDS = 20.0
@@ -280,14 +279,6 @@ class Floor(Server):
             raise self.fail(f"ended at {line[:40]!r}")
         figures: Figures = json.loads(answer)
         return figures
-
-
-def free_port() -> int:
-    """Find a port that nobody listens on."""
-    with socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def engine_uri(data: Path, engine: str, head: str, tail: str) -> str:

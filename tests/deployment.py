@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -16,6 +15,7 @@ import httpx
 from sqlalchemy import text
 
 from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis
+from greenroom.cli.engine import free_port
 from greenroom.config import Config, load_config
 from greenroom.database.engine import Database
 from greenroom.database.migrate import migrate
@@ -42,14 +42,6 @@ def until(check: Callable[[], T], seconds: float = 30, every: float = 0.05) -> T
         if time.monotonic() > give_up:
             raise AssertionError(f"not within {seconds} s; the last answer was {found!r}")
         time.sleep(every)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Deployment:

@@ -10,12 +10,13 @@ from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from deployment import Deployment, events_of, free_port, join, new_thread, start, until
+from deployment import Deployment, events_of, join, new_thread, start, until
 from langgraph_sdk import get_sync_client
 
 from greenroom.auth.cache import CallerCache
 from greenroom.auth.caller import ANYONE
 from greenroom.auth.settings import CacheSettings, read_settings
+from greenroom.cli.engine import free_port
 from greenroom.config import Config, load_config
 from greenroom.errors import ConfigError
 from greenroom.graphs import host

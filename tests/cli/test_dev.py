@@ -11,7 +11,8 @@ import subprocess
 import psycopg
 import pytest
 
-from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis, _free_port
+from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis
+from greenroom.cli.engine import free_port
 
 MODULE = ("-m", "greenroom.cli.main")
 
@@ -19,7 +20,7 @@ MODULE = ("-m", "greenroom.cli.main")
 @pytest.fixture
 def dev(start_program, environment, project):
     """`greenroom dev` on the project, ready to answer."""
-    port = _free_port()
+    port = free_port()
     program = start_program(
         *MODULE, "dev", "--port", str(port), cwd=project, env=environment | {"LOG_LEVEL": "INFO"}
     )
@@ -78,7 +79,7 @@ def test_dev_starts_again_right_after_a_kill(dev, start_program, environment, pr
 
 def test_a_second_dev_on_the_directory_is_refused(dev, greenroom, project):
     """Two on one directory: one line that names the holder and the remedy."""
-    result = greenroom("dev", "--port", str(_free_port()), cwd=project)
+    result = greenroom("dev", "--port", str(free_port()), cwd=project)
     assert (result.returncode, result.stderr.count("\n")) == (1, 1)
     assert f"in use by process {dev.pid}" in result.stderr
 
@@ -108,7 +109,7 @@ def test_a_broken_langgraph_json_is_not_reloaded(dev, project):
 
 def test_web_ends_in_order(start_program, environment, project, has_gone, greenroom):
     """`greenroom web` serves, and at SIGTERM gunicorn ends before the graphs process."""
-    port = _free_port()
+    port = free_port()
     with EmbeddedPostgres(project / "data") as postgres, EmbeddedRedis(project / "data") as valkey:
         settings = {"DATABASE_URI": postgres.uri, "REDIS_URI": valkey.uri, "PORT": str(port)}
         assert greenroom("migrate", cwd=project, **settings).returncode == 0
@@ -142,7 +143,7 @@ def test_a_schema_is_migrated_again_only_when_its_mark_is_another(
 
     def start_once(statement: str) -> str:
         """What a start has said, in whose database this was executed at the end."""
-        argv = (*MODULE, "dev", "--no-reload", "--port", str(_free_port()))
+        argv = (*MODULE, "dev", "--no-reload", "--port", str(free_port()))
         program = start_program(*argv, cwd=project, env=environment | {"LOG_LEVEL": "INFO"})
         program.line_with("ready at")
         kept = json.loads((project / ".greenroom/postgres.json").read_text())

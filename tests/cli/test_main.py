@@ -12,7 +12,8 @@ import pytest
 import redis
 
 import greenroom as package
-from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis, _free_port
+from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis
+from greenroom.cli.engine import free_port
 
 COMMANDS = ("dev", "web", "worker", "migrate")
 GOOD = {"DATABASE_URI": "postgresql://u:p@127.0.0.1:1/d", "REDIS_URI": "redis://127.0.0.1:1/0"}
@@ -149,10 +150,10 @@ def test_an_unreachable_redis_is_named(greenroom, project, engines):
 def test_a_redis_cluster_is_refused(greenroom, project, engines, tmp_path):
     """A cluster cannot hold our keys together: it is refused in plain words."""
     (binary,) = engines[1].binaries.glob("_binaries/*/valkey-server")
-    port = str(_free_port())
+    port = str(free_port())
     options = ["--port", port, "--cluster-enabled", "yes", "--bind", "127.0.0.1"]
     # Its own choice is ten thousand above, which may not be a port at all.
-    options += ["--cluster-port", str(_free_port())]
+    options += ["--cluster-port", str(free_port())]
     cluster = subprocess.Popen(
         [binary, *options], cwd=tmp_path, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
     )
@@ -177,7 +178,7 @@ def wait_for_redis(port: int, process: subprocess.Popen[bytes]) -> None:
 def test_dev_uses_the_servers_that_are_given(greenroom, project):
     """A DATABASE_URL in the environment or in langgraph.json's env: no embedded Postgres starts."""
     settings = {"DATABASE_URL": "postgresql://u@127.0.0.1:1/d"}
-    port = str(_free_port())
+    port = str(free_port())
     result = greenroom("dev", "--port", port, cwd=project, **settings, REDIS_URI=GOOD["REDIS_URI"])
     assert_one_line(result, "DATABASE_URI", "127.0.0.1:1")
 

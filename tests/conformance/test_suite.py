@@ -18,7 +18,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from deployment import Deployment, free_port, until
+from deployment import Deployment, until
+
+from greenroom.cli.engine import free_port
 
 ROOT = Path(__file__).parents[2]
 SHARED = ROOT.parent / "shared"

@@ -20,8 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from deployment import Deployment, free_port
+from deployment import Deployment
 
+from greenroom.cli.engine import free_port
 from greenroom.config import load_config
 from greenroom.database.migrate import migrate
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from deployment import Deployment, free_port, get, join, new_thread, start
+from deployment import Deployment, get, join, new_thread, start
 from keyed import FIRST, SECRET, deploy, files_with, serve, stop
+
+from greenroom.cli.engine import free_port
 
 PLAIN = Path(__file__).parents[1] / "priority" / "project" / "langgraph.json"
 PROJECT = Path(__file__).parent / "guarded" / "langgraph.json"

@@ -116,7 +116,7 @@ def questions(backlog: Backlog) -> Iterator[tuple[str, str, dict[str, Any]]]:
         yield f"settle beside {name}", "settle_thread", thread
     yield "find active beside ended", "find_active", {"thread_id": backlog.ended}
     yield "claim", "claim_run", {"worker_id": "somebody", "lease_seconds": 60}
-    yield "find work", "find_work", {"limit": 10}
+    yield "look around", "look_around", {"limit": 10}
     limits = {"max_attempts": 3, "tolerated_losses": 2, "limit": 500, "ttl_seconds": 60}
     for sweep in ("requeue_expired", "find_exhausted", "find_due_runs"):
         yield sweep, sweep, limits

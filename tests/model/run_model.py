@@ -50,7 +50,7 @@ class Rules:
     has_slot: bool = True
     """The index run_slot: a thread's second run is queued."""
     has_sweep: bool = True
-    """requeue_expired, find_exhausted and find_work."""
+    """requeue_expired, find_exhausted and look_around."""
     has_terminal_first: bool = True
     """Ends.conclude writes the end before it announces it."""
     has_cancel_guard: bool = True

@@ -9,7 +9,9 @@ import venv
 from pathlib import Path
 
 import httpx
-from deployment import Deployment, free_port, until
+from deployment import Deployment, until
+
+from greenroom.cli.engine import free_port
 
 ROOT = Path(__file__).parents[2]
 

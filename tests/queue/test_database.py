@@ -8,9 +8,10 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from deployment import free_port, until
+from deployment import until
 from sqlalchemy import Connection, text
 
+from greenroom.cli.engine import free_port
 from greenroom.config import Config, Project
 from greenroom.database.engine import Database
 from greenroom.database.silence import TICK_SECONDS, WATCH, Line

@@ -129,7 +129,7 @@ class Upkeep:
             requeued = life.requeue_expired(connection, self.config.max_attempts)
             exhausted = life.find_exhausted(connection, self.config.max_attempts)
             life.settle_due_runs(connection)
-            work = life.find_work(connection, self.config.slots)
+            _, _, work = life.look_around(connection, self.config.slots)
         for run in requeued:
             log.warning(
                 "lease expired, run requeued",

@@ -309,10 +309,13 @@ def look_around(connection: Statements, limit: int) -> tuple[list[str], bool, Wo
     """What a sweep has to do, in one round trip.
 
     Returns:
-        Every worker that holds a lease, dead or alive; whether a lease is over; as `find_work`.
+        Every worker that holds a lease, dead or alive; whether a lease is over; due runs and
+        suspects, each counted up to `limit`.
     """
     row = connection.execute(STATEMENTS["look_around"], {"limit": limit}).one()
-    return list(row.holders), row.has_expired, _work_of(row)
+    next_due = row.next_due_seconds
+    work = Work(row.due, row.suspects, None if next_due is None else float(next_due))
+    return list(row.holders), row.has_expired, work
 
 
 def requeue_expired(connection: Connection, max_attempts: int) -> list[Requeued]:
@@ -399,17 +402,6 @@ def settle_due_runs(connection: Connection) -> int:
         for row in due
     ]
     return states.count("ready")
-
-
-def find_work(connection: Connection, limit: int) -> Work:
-    """Count due runs and suspects, each up to `limit`."""
-    row = connection.execute(STATEMENTS["find_work"], {"limit": limit}).one()
-    return _work_of(row)
-
-
-def _work_of(row: Any) -> Work:
-    next_due = row.next_due_seconds
-    return Work(row.due, row.suspects, None if next_due is None else float(next_due))
 
 
 def beat(connection: Connection, worker_id: str, slots: int) -> None:

@@ -329,21 +329,11 @@ UPDATE run SET due_at = now(), turn = next_turn(fairness_group, priority),
 RETURNING queue_state;
 
 -- name: look_around
--- Whether a sweep has anything to do: who holds leases, whether one is over, and as find_work.
+-- Whether a sweep has anything to do: who holds leases, whether one is over, how many runs are due now,
+-- and in how many seconds the next scheduled one is (NULL: none).
 SELECT ARRAY(SELECT DISTINCT worker_id FROM run WHERE status = 'running') AS holders,
        EXISTS (SELECT FROM run WHERE status = 'running' AND lease_expires_at < now()) AS has_expired,
        (SELECT count(*) FROM (SELECT FROM run WHERE queue_state = 'ready' AND due_at <= now()
-                                 AND NOT is_suspect
-                               ORDER BY turn LIMIT :limit) AS due) AS due,
-       (SELECT count(*) FROM (SELECT FROM run WHERE queue_state = 'ready' AND due_at <= now()
-                                 AND is_suspect
-                               ORDER BY due_at LIMIT :limit) AS due) AS suspects,
-       (SELECT extract(epoch FROM min(due_at) - now()) FROM run
-         WHERE queue_state = 'scheduled') AS next_due_seconds;
-
--- name: find_work
--- Whether runs are due now, and in how many seconds the next scheduled one is (NULL: none).
-SELECT (SELECT count(*) FROM (SELECT FROM run WHERE queue_state = 'ready' AND due_at <= now()
                                  AND NOT is_suspect
                                ORDER BY turn LIMIT :limit) AS due) AS due,
        (SELECT count(*) FROM (SELECT FROM run WHERE queue_state = 'ready' AND due_at <= now()
