@@ -16,7 +16,7 @@ from greenroom.assistants import service as assistants
 from greenroom.assistants.known import KnownAssistants
 from greenroom.assistants.schemas import AssistantCreate
 from greenroom.config import Config, GraphEntry, Project
-from greenroom.crons import service
+from greenroom.crons import firing, service
 from greenroom.crons.schemas import CronCreate, CronPatch
 from greenroom.database.deployment import find_deployment
 from greenroom.database.engine import Database
@@ -45,7 +45,7 @@ class Scheduler:
 
     def fire(self) -> int:
         """One round."""
-        return service.fire_due(self.database, self.signals, PROJECT)
+        return firing.fire_due(self.database, self.signals, PROJECT)
 
     def rows(self, sql: str, **parameters: Any) -> list[Any]:
         """Run one statement; its rows."""
@@ -147,7 +147,7 @@ def test_a_worker_that_dies_at_the_edge_leaves_all_or_nothing(scheduler: Schedul
     cron_id = scheduler.cron()
     scheduler.set_due(cron_id, slot_ago(minutes=1))
     with pytest.raises(SystemExit), scheduler.database.transaction() as connection:
-        assert service.fire(connection, PROJECT, cron_id) is not None
+        assert firing.fire(connection, PROJECT, cron_id) is not None
         raise SystemExit
     assert scheduler.runs(cron_id) == []
 
@@ -165,7 +165,7 @@ def test_after_a_downtime_a_cron_catches_up_once(scheduler: Scheduler) -> None:
     following = scheduler.next_slot(cron_id)
     assert following is not None
     assert timedelta(0) < following - datetime.now(UTC) <= timedelta(minutes=1)
-    seconds = service.find_next_due(scheduler.database)
+    seconds = firing.find_next_due(scheduler.database)
     assert seconds is not None
     assert 0 < seconds <= 60
 
@@ -176,7 +176,7 @@ def test_a_disabled_cron_waits_and_goes_on_from_now(scheduler: Scheduler) -> Non
     assert scheduler.next_slot(cron_id) is not None
     scheduler.set_due(cron_id, slot_ago(days=1))
     assert scheduler.fire() == 0
-    assert service.find_next_due(scheduler.database) is None
+    assert firing.find_next_due(scheduler.database) is None
 
     service.patch(scheduler.database, PROJECT, cron_id, CronPatch(enabled=True))
 
@@ -326,7 +326,7 @@ def test_a_locked_thread_delays_its_own_cron_alone(
         connection.execute(lock, {"id": thread_id})
         assert scheduler.fire() == 1
         assert len(scheduler.runs(free)) == 1
-        due_seconds = service.find_next_due(scheduler.database)
+        due_seconds = firing.find_next_due(scheduler.database)
         assert due_seconds is not None
         assert due_seconds <= 0
 

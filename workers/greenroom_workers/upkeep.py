@@ -9,7 +9,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from greenroom import wire
 from greenroom.config import Config
-from greenroom.crons import service as crons
+from greenroom.crons import firing
 from greenroom.database.engine import Database
 from greenroom.errors import AppError
 from greenroom.logs import get_logger
@@ -154,12 +154,12 @@ class Upkeep:
 
     def _fire_crons(self) -> float | None:
         """Start the runs of due crons; the seconds until the next one is due, None without any."""
-        due_seconds, fired = crons.find_next_due(self.database), 0
+        due_seconds, fired = firing.find_next_due(self.database), 0
         if due_seconds is not None and due_seconds <= 0:
-            fired = crons.fire_due(
+            fired = firing.fire_due(
                 self.database, self.signals, self.config.project, self.priorities
             )
-            due_seconds = crons.find_next_due(self.database)
+            due_seconds = firing.find_next_due(self.database)
         if due_seconds is not None and due_seconds <= 0 and not fired:
             return HELD_CRON_SECONDS
         return None if due_seconds is None else max(due_seconds, SHORTEST_PAUSE_SECONDS)
