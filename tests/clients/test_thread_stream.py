@@ -41,10 +41,13 @@ async def test_an_interrupt_is_read_and_answered(server: Deployment) -> None:
 
 
 async def test_nested_graphs_are_found(server: Deployment) -> None:
-    """With how they ended."""
+    """In a run that asks nothing.
+
+    The client hears of questions on a connection of its own, and one ends its search at once.
+    """
     client = get_client(url=server.url)
     async with client.threads.stream(assistant_id="nested_ask") as thread:
-        await thread.run.start(input={"question": "why?"})
+        await thread.run.start(input={"question": "why?", "answer": "because"})
         found = [nested async for nested in thread.subgraphs]
     assert [nested.graph_name for nested in found] == ["child"]
 

@@ -83,8 +83,8 @@ class Asked(TypedDict, total=False):
 
 
 def ask(state: Asked) -> Asked:
-    """Ask a human."""
-    return {"answer": interrupt({"ask": state["question"]})}
+    """Ask a human, unless the answer is known."""
+    return {"answer": state.get("answer") or interrupt({"ask": state["question"]})}
 
 
 def repeat(state: Asked) -> Asked:
