@@ -12,6 +12,7 @@ from greenroom.assistants.views import assistants
 from greenroom.auth import settings as auth_settings
 from greenroom.config import Config, load_config
 from greenroom.contract import (
+    api,
     compression,
     cors,
     failures,
@@ -67,7 +68,7 @@ def create_app(config: Config | None = None) -> Flask:
     config = config or load_config()
     configure_logs(config.log_level, as_json=config.log_json)
     install_keys(config, load_ask)
-    app = Flask(__name__, static_folder=None)
+    app = api.Api(__name__, static_folder=None)
     app.url_map.strict_slashes = True
     app.url_map.merge_slashes = False
     app.config["MAX_CONTENT_LENGTH"] = config.max_body_bytes
@@ -76,8 +77,8 @@ def create_app(config: Config | None = None) -> Flask:
     failures.install(app)
     if http.logged is not None:
         request_log.install(app, http.logged)
-    compression.install(app)
     cors.install(app, config.cors)
+    compression.install(app)
     protection.install(app)
     measure.install(app)
     if config.rate_limit:

@@ -15,11 +15,13 @@ def install(app: Flask) -> None:
 
     @app.after_request
     def compress(response: Response) -> Response:
-        if response.is_streamed or response.content_type != "application/json":
+        if response.headers.get("content-type") != "application/json" or response.is_streamed:
             return response
         response.headers["vary"] = "Origin, Accept-Encoding"
         data = response.get_data()
-        if len(data) < SMALLEST_BYTES or not request.accept_encodings.best_match(["gzip"]):
+        if len(data) < SMALLEST_BYTES:
+            return response
+        if not request.accept_encodings.best_match(["gzip"]):
             return response
         response.set_data(gzip.compress(data, LEVEL))
         response.headers["content-encoding"] = "gzip"

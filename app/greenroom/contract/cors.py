@@ -33,9 +33,10 @@ def install(app: Flask, cors: Cors) -> None:
 
     @app.before_request
     def answer_preflight() -> Response | None:
+        if request.method != "OPTIONS":
+            return None
         origin = request.headers.get("origin")
-        wanted = request.headers.get("access-control-request-method")
-        if request.method != "OPTIONS" or not origin or not wanted:
+        if not origin or not request.headers.get("access-control-request-method"):
             return None
         if allowed_origin(cors, origin) is None:
             return Response("Disallowed CORS origin", 400)
@@ -55,8 +56,9 @@ def install(app: Flask, cors: Cors) -> None:
 
     @app.after_request
     def mark(response: Response) -> Response:
-        response.vary.add("Origin")
-        origin = request.headers.get("origin")
+        if "Origin" not in response.headers.get("vary", ""):
+            response.vary.add("Origin")
+        origin = request.environ.get("HTTP_ORIGIN")
         value = allowed_origin(cors, origin) if origin else None
         if value is not None:
             response.headers["access-control-allow-origin"] = value

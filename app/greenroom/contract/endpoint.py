@@ -7,10 +7,12 @@ from typing import Any, get_origin
 
 from flask import Response, g, request
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from werkzeug.datastructures import Headers
 
 from greenroom import encryption, wire
 from greenroom.auth.caller import ANYONE
 from greenroom.auth.questions import OPEN, Access
+from greenroom.contract.api import JsonResponse
 from greenroom.contract.fields import parse_uuid
 from greenroom.contract.services import services
 from greenroom.errors import BodyTooLarge, InvalidRequest
@@ -83,22 +85,24 @@ def endpoint(
     """
     body_adapter = TypeAdapter(body) if body is not None else None
     query_adapter = TypeAdapter(query) if query is not None else None
+    parameters = _parameters(query) if query is not None else {}
 
     def decorate(view: View) -> Callable[..., Response]:
         @functools.wraps(view)
         def framed(**path: Any) -> Response:
-            guard = services().guard
+            found = services()
+            guard = found.guard
             # Before anything else is read: who is not known learns nothing about the request.
             known = ANYONE if guard is None or access is OPEN else guard.identify()
-            if (rate := services().rate) is not None and access is not OPEN:
+            if (rate := found.rate) is not None and access is not OPEN:
                 rate.take(known)
             arguments = {name: _path_value(name, value) for name, value in path.items()}
-            if query is not None and query_adapter is not None:
-                arguments["query"] = _validate(query_adapter, _query_values(query))
+            if query_adapter is not None:
+                arguments["query"] = _validate(query_adapter, _query_values(parameters))
             if body_adapter is not None:
                 arguments["body"] = _validate(body_adapter, read_json())
             caller = known if guard is None else guard.authorise(known, access, arguments)
-            if (rules := services().headers) is not None:
+            if (rules := found.headers) is not None:
                 caller = replace(caller, headers=rules.choose(request.headers.items()))
             g.caller = caller
             foresee_members(arguments.get("body"))
@@ -143,9 +147,8 @@ def dump(reply: Reply) -> Response:
         del response.headers["content-type"]
         return response
     data = reply.value if isinstance(reply.value, bytes) else wire.dumps(reply.value)
-    response = Response(data, reply.status, dict(reply.headers))
-    response.headers["content-type"] = "application/json"
-    return response
+    headers = Headers([("content-type", "application/json"), *reply.headers.items()])
+    return JsonResponse(data, reply.status, headers)
 
 
 def read_json() -> Any:
@@ -178,11 +181,19 @@ def _path_value(name: str, value: str) -> Any:
         raise InvalidRequest(f"Invalid {noun} ID: must be a UUID") from error
 
 
-def _query_values(model: type[BaseModel]) -> dict[str, Any]:
+def _parameters(model: type[BaseModel]) -> dict[str, bool]:
+    """Whether each may be given several times."""
+    fields = model.model_fields.items()
+    return {name: get_origin(info.annotation) is list for name, info in fields}
+
+
+def _query_values(parameters: Mapping[str, bool]) -> dict[str, Any]:
+    if not request.query_string:
+        return {}
     values: dict[str, Any] = {}
-    for name, info in model.model_fields.items():
+    for name, is_list in parameters.items():
         if given := request.args.getlist(name):
-            values[name] = given if get_origin(info.annotation) is list else given[-1]
+            values[name] = given if is_list else given[-1]
     # As in a body: no query reaches Postgres with what it cannot hold.
     cleaned: dict[str, Any] = wire.clean(values)
     return cleaned

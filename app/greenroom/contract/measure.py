@@ -1,5 +1,6 @@
 """HTTP figures of this process, under the names that dashboards know."""
 
+import functools
 import time
 
 from flask import Flask, Response, g, request
@@ -15,6 +16,11 @@ LATENCY = Histogram(
     "Time to the first byte of the answer, by method and route",
     ["method", "path"],
 )
+KEPT_SERIES = 1024
+"""More than there are routes and statuses: finding a series takes longer than counting in it."""
+
+requests_of = functools.lru_cache(KEPT_SERIES)(REQUESTS.labels)
+latency_of = functools.lru_cache(KEPT_SERIES)(LATENCY.labels)
 
 
 def install(app: Flask) -> None:
@@ -30,10 +36,11 @@ def install(app: Flask) -> None:
             # Counted where it came in.
             return response
         # The route, not the path: ids would make a series each.
-        path = request.url_rule.rule if request.url_rule else "unknown"
+        asked = request._get_current_object()
+        path = asked.url_rule.rule if asked.url_rule else "unknown"
         if g.get("is_custom"):
             path = "custom"
-        REQUESTS.labels(request.method, path, response.status_code).inc()
+        requests_of(asked.method, path, response.status_code).inc()
         if (started := g.get("started")) is not None:
-            LATENCY.labels(request.method, path).observe(time.perf_counter() - started)
+            latency_of(asked.method, path).observe(time.perf_counter() - started)
         return response
