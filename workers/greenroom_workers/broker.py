@@ -8,7 +8,7 @@ and tests/workers/test_broker.py holds it to its word.
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections import deque
 from typing import Any
 
 import redis
@@ -58,23 +58,36 @@ class WaitingConsumer(_RedisConsumer):
         self.has_room = threading.Event()
         self.heard_at = 0.0
         self._is_empty = False
+        self._done: deque[str] = deque()
+        """Redis's ids of messages that the next look takes off."""
 
     def ack(self, message: MessageProxy) -> None:
-        """Take a message off for good."""
-        self._take_off(super().ack, message)
+        """Take a message off for good, with the next look: a round trip less for each.
+
+        Should the process end before, the bell rings once more.
+        """
+        self._done.append(message.options["redis_message_id"])
+        self.queued_message_ids.discard(message.message_id)
+        self.has_room.set()
 
     def nack(self, message: MessageProxy) -> None:
         """Give a message up."""
-        self._take_off(super().nack, message)
-
-    def _take_off(self, tell: Callable[[MessageProxy], None], message: MessageProxy) -> None:
         try:
-            tell(message)
+            super().nack(message)
         except (ConnectionClosed, redis.RedisError) as error:
             # Dramatiq would keep the thread until Redis is back, and with it a slot. What stays in
             # Redis is a bell that may ring once more.
             log.debug("bell not taken off", error=repr(error))
         self.has_room.set()
+
+    def close(self) -> None:
+        """Take off what the last look has left."""
+        try:
+            with self.broker.client.pipeline(transaction=False) as pipeline:
+                self._take_off(pipeline)
+                pipeline.execute()
+        except redis.RedisError as error:
+            log.debug("bells not taken off", error=repr(error))
 
     def __next__(self) -> MessageProxy | None:
         """The next message, or None when none came within one look."""
@@ -101,8 +114,7 @@ class WaitingConsumer(_RedisConsumer):
             return
         # What came since the last fetch, the next look finds without waiting.
         if not self._is_empty:
-            self.message_cache = self.broker.do_fetch(self.queue_name, room)
-            self.heard_at = time.monotonic()
+            self._look(room, waits=False)
         if not self.message_cache:
             self._await_message()
 
@@ -113,21 +125,40 @@ class WaitingConsumer(_RedisConsumer):
         that it has not heard of for a minute.
         """
         room = self.prefetch - self.outstanding_message_count
+        self._look(room, waits=True)
+        self._is_empty = len(self.message_cache) < room
+
+    def _look(self, room: int, *, waits: bool) -> None:
+        """Take off what is done with, and fetch what there is: one round trip."""
         with self.broker.client.pipeline(transaction=False) as pipeline:
-            # A blocking peek: it moves the head of the list to where it was.
-            pipeline.blmove(self.list, self.list, LOOK_SECONDS, "LEFT", "LEFT")
+            done = self._take_off(pipeline)
+            if waits:
+                # A blocking peek: it moves the head of the list to where it was.
+                pipeline.blmove(self.list, self.list, LOOK_SECONDS, "LEFT", "LEFT")
             self.broker.add_fetch(pipeline, self.queue_name, room)
-            found, fetched = pipeline.execute(raise_on_error=False)
+            try:
+                answers = pipeline.execute(raise_on_error=False)
+            except redis.RedisError:
+                self._done.extend(done)
+                raise
         self.heard_at = time.monotonic()
+        *others, fetched = answers
         if isinstance(fetched, NoScriptError):
             # Redis has been restarted: Dramatiq's own fetch loads its script again.
-            self._is_empty = False
-            return
-        for answer in (found, fetched):
+            fetched = self.broker.do_fetch(self.queue_name, room)
+        for answer in (*others, fetched):
             if isinstance(answer, redis.RedisError):
                 raise answer
         self.message_cache = fetched
-        self._is_empty = len(fetched) < room
+
+    def _take_off(self, pipeline: Any) -> list[str]:
+        """Add to a pipeline what takes messages off; which these are."""
+        done = [self._done.popleft() for _ in range(len(self._done))]
+        if done:
+            acks = f"{self.broker.namespace}:__acks__.{self.broker.broker_id}.{self.queue_name}"
+            pipeline.srem(acks, *done)
+            pipeline.hdel(f"{self.list}.msgs", *done)
+        return done
 
 
 class DelayConsumer(WaitingConsumer):

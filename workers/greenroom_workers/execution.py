@@ -336,6 +336,7 @@ class Executor:
             milliseconds(claim.started_at),
             is_first=claim.is_first,
             is_resumable=bool(claim.kwargs["resumable"]),
+            is_heard=claim.is_heard,
             on_lost=lambda: active.request_stop(Stop.LOST),
         )
         if len(self.active) < FEW_RUNS:

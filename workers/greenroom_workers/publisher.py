@@ -35,16 +35,19 @@ RETURNING run_id
         *,
         is_first: bool,
         is_resumable: bool,
+        is_heard: bool,
         on_lost: Callable[[], None],
     ) -> None:
         """Open nothing.
 
         Args:
             is_first: no earlier attempt can have kept anything.
+            is_heard: somebody reads from the first event on; else that may wait for others.
         """
         channel = keys.events(lease.thread_id)
         super().__init__(io, lease, started_ms, channel, on_lost, is_logged=is_resumable)
         self.is_first = is_first
+        self._is_heard = is_heard
 
     async def resume(self) -> None:
         """Go on counting where an earlier attempt stopped, so that ids keep growing."""
@@ -71,7 +74,7 @@ RETURNING run_id
 
     def emit_first(self, event: str, data: bytes) -> None:
         """As `emit`, from this thread where that is allowed: before the graph takes it."""
-        if self.is_logged or self.send_here is None:
+        if self.is_logged or not self._is_heard or self.send_here is None:
             self.emit(event, data)
             return
         batch = self._batch(Kind.EVENTS, self.next_seq, 1, make_frame(event, data))

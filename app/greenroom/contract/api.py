@@ -11,7 +11,7 @@ from werkzeug.routing import MapAdapter
 class JsonResponse(Response):
     """An answer that is whole when it is made, and needs nothing more to leave.
 
-    Werkzeug would look for a Location to correct and for a length to work out, and copy the headers.
+    Werkzeug would copy the headers, and look for a Location to correct and a length to work out.
     """
 
     def __call__(self, environ: dict[str, Any], start_response: Any) -> Iterable[bytes]:
@@ -26,7 +26,7 @@ class NoSessions(SessionInterface):
     def __init__(self) -> None:
         self.nothing = NullSession()
 
-    def open_session(self, app: Flask, request: Request) -> NullSession:  # noqa: ARG002 (the base's)
+    def open_session(self, app: Flask, request: Request) -> NullSession:
         """Give the session that holds nothing."""
         return self.nothing
 

@@ -36,11 +36,11 @@ def install(app: Flask) -> None:
             # Counted where it came in.
             return response
         # The route, not the path: ids would make a series each.
-        asked = request._get_current_object()
-        path = asked.url_rule.rule if asked.url_rule else "unknown"
+        method, rule = request.method, request.url_rule
+        path = rule.rule if rule else "unknown"
         if g.get("is_custom"):
             path = "custom"
-        requests_of(asked.method, path, response.status_code).inc()
+        requests_of(method, path, response.status_code).inc()
         if (started := g.get("started")) is not None:
-            latency_of(asked.method, path).observe(time.perf_counter() - started)
+            latency_of(method, path).observe(time.perf_counter() - started)
         return response

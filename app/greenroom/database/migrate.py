@@ -9,6 +9,7 @@ from alembic.config import Config as AlembicConfig
 from langgraph.checkpoint.postgres import PostgresSaver
 from langgraph.store.postgres import PostgresStore
 from langgraph.store.postgres.base import ANNIndexConfig, PostgresIndexConfig
+from psycopg import sql
 from psycopg.rows import dict_row
 from sqlalchemy import Connection, create_engine, pool, text
 
@@ -23,6 +24,11 @@ log = get_logger(__name__)
 # Any number will do, as long as every release of ours takes the same one.
 LOCK = 7_203_170_905
 LOCK_TIMEOUT_SECONDS = 300
+SPARE_INDEXES = tuple(
+    sql.Identifier(f"{table}_thread_id_idx")
+    for table in ("checkpoints", "checkpoint_blobs", "checkpoint_writes")
+)
+"""Of langgraph's set-up: each table's primary key begins with the same column."""
 # Not there (Postgres 14 says it another way), or there and not allowed to us.
 NO_EXTENSION = (
     psycopg.errors.FeatureNotSupported,
@@ -82,6 +88,8 @@ def _set_up_langgraph(config: Config) -> None:
     ) as connection:
         PostgresSaver(connection).setup()
         PostgresStore(connection).setup()
+        for name in SPARE_INDEXES:
+            connection.execute(sql.SQL("DROP INDEX CONCURRENTLY IF EXISTS {}").format(name))
         if (index := read_settings(config.project).index) is not None:
             _set_up_vectors(connection, index)
 

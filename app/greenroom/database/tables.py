@@ -155,6 +155,7 @@ run = Table(
     Column("losses", SmallInteger, nullable=False, server_default="0"),
     Column("had_company", Boolean, nullable=False, server_default=text("false")),
     Column("is_suspect", Boolean, nullable=False, server_default=text("false")),
+    Column("is_heard", Boolean, nullable=False, server_default=text("true")),
     Column("worker_id", Text),
     Column("lease_expires_at", INSTANT),
     # The wish to stop: interrupt, rollback or delete; None when nobody asked.

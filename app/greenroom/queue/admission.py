@@ -61,6 +61,8 @@ class NewRun:
     """Which threads its caller may use."""
     standing: Standing | None = None
     """What its thread shall have, unless it has one; None: nobody was asked."""
+    is_heard: bool = False
+    """Somebody reads its events from the first one on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,7 @@ def admit_run(connection: Statements, new: NewRun, brings: NewThread | None = No
             "scope": new.scope,
             "priority": new.standing and new.standing.priority,
             "fairness_group": new.standing and new.standing.fairness_group,
+            "is_heard": new.is_heard,
             "if_thread_status": list(new.if_thread_status) if new.if_thread_status else None,
         },
     ).one()

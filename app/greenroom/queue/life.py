@@ -63,6 +63,8 @@ class Claim:
     """Nobody has had the run before: nothing of it is written yet."""
     event_seq: int | None = None
     """The last numbered event of the runs before; None: nobody reads the thread's."""
+    is_heard: bool = True
+    """Somebody reads its events from the first one on, or may do so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +168,7 @@ def claim_run(
         is_first=row.is_first,
         is_blank=row.is_blank and row.is_first,
         event_seq=row.event_seq,
+        is_heard=row.is_heard,
     )
 
 

@@ -24,7 +24,7 @@ WITH target AS (
 ), admitted AS (
     INSERT INTO run (run_id, thread_id, assistant_id, graph_id, queue_state, due_at,
                      created_at, multitask_strategy, metadata, kwargs, webhook, priority,
-                     fairness_group, turn)
+                     fairness_group, turn, is_heard)
     SELECT :run_id, target.thread_id, :assistant_id, :graph_id,
            CASE WHEN CAST(:delay_seconds AS double precision) > 0 THEN 'scheduled'
                 WHEN (SELECT sequence FROM run WHERE run.thread_id = :thread_id
@@ -37,7 +37,7 @@ WITH target AS (
            :multitask_strategy,
            CAST(:base_metadata AS jsonb) || target.metadata || CAST(:metadata AS jsonb), :kwargs,
            :webhook, target.priority, target.fairness_group,
-           next_turn(target.fairness_group, target.priority)
+           next_turn(target.fairness_group, target.priority), :is_heard
       FROM target
      WHERE is_current
        AND (CAST(:if_thread_status AS text[]) IS NULL OR target.status = ANY (:if_thread_status))
@@ -82,7 +82,8 @@ RETURNING run_id, thread_id, assistant_id, graph_id, metadata, kwargs, attempt, 
           cancel_action, started_at, created_at, webhook, started_at = now() AS is_first,
           set_config('synchronous_commit', 'off', true),
           NOT EXISTS (SELECT FROM checkpoints WHERE thread_id = run.thread_id::text) AS is_blank,
-          (SELECT event_seq FROM thread WHERE thread.thread_id = run.thread_id) AS event_seq;
+          (SELECT event_seq FROM thread WHERE thread.thread_id = run.thread_id) AS event_seq,
+          is_heard;
 
 -- name: claim_suspect
 -- As claim_run, for a process that executes nothing else.
@@ -100,7 +101,8 @@ RETURNING run_id, thread_id, assistant_id, graph_id, metadata, kwargs, attempt, 
           cancel_action, started_at, created_at, webhook, started_at = now() AS is_first,
           set_config('synchronous_commit', 'off', true),
           NOT EXISTS (SELECT FROM checkpoints WHERE thread_id = run.thread_id::text) AS is_blank,
-          (SELECT event_seq FROM thread WHERE thread.thread_id = run.thread_id) AS event_seq;
+          (SELECT event_seq FROM thread WHERE thread.thread_id = run.thread_id) AS event_seq,
+          is_heard;
 
 -- name: renew_leases
 -- Prolong every lease of a process. A run that does not come back is no longer its own.

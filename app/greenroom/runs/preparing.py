@@ -64,6 +64,8 @@ def prepare(
     own_thread_id: UUID | None = None,
     caller: Caller = ANYONE,
     priorities: Priorities | None = None,
+    *,
+    is_heard: bool = False,
 ) -> Prepared:
     """Check a request and work out what the run will store.
 
@@ -73,6 +75,7 @@ def prepare(
         thread_id: None for a stateless run, which gets a thread of its own.
         own_thread_id: the id of that thread; None makes one up.
         priorities: who is asked about threads without settings; None: nobody.
+        is_heard: somebody reads the run's events from the first one on.
     Raises:
         NotFound: no such assistant.
         GraphFault, GraphsUnavailable: the owner's priority handler failed, or cannot be asked.
@@ -83,15 +86,17 @@ def prepare(
         check_url(read_rules(project), body.webhook)
     check_key(project, body.assistant_id)
     run_id, target = new_id(), thread_id or own_thread_id or uuid4()
+
+    def make(find: Find, *, is_fresh: bool) -> Prepared:
+        made = _make(project, body, find, thread_id, target, run_id, caller, is_fresh=is_fresh)
+        return replace(made, new=replace(made.new, is_heard=is_heard))
+
     scope = caller.scope("assistants")
     if scope is not None and body.assistant_id not in project.graphs:
         # Whether it may be seen is asked of Postgres, each time.
         hidden = partial(assistants.look, scope=scope)
-        prepared = _make(project, body, hidden, thread_id, target, run_id, caller, is_fresh=True)
+        prepared = make(hidden, is_fresh=True)
         return priorities.settle(prepared) if priorities else prepared
-
-    def make(find: Find, *, is_fresh: bool) -> Prepared:
-        return _make(project, body, find, thread_id, target, run_id, caller, is_fresh=is_fresh)
 
     prepared = make(assistants.find, is_fresh=False)
     if priorities is not None:

@@ -172,6 +172,7 @@ def _create(thread_id: UUID | None, body: RunCreateStateful | RunCreateStateless
         thread_id,
         caller=caller(),
         priorities=app.priorities,
+        is_heard=thread_id is not None and app.relay.is_read(thread_id),
     )
     try:
         run = service.admit(app.database, app.signals, prepared, idempotency_key())
@@ -186,9 +187,17 @@ def _create_and_wait(
 ) -> Response:
     app = services()
     target = thread_id or uuid4()
+    is_heard = app.relay.is_read(target)
     with app.relay.subscribe_soon(target) as subscription:
         prepared = prepare(
-            app.assistants, app.config.project, body, thread_id, target, caller(), app.priorities
+            app.assistants,
+            app.config.project,
+            body,
+            thread_id,
+            target,
+            caller(),
+            app.priorities,
+            is_heard=is_heard,
         )
         run_id = subscription.run_id = prepared.new.run_id
         path = f"/threads/{target}/runs/{run_id}"
@@ -221,7 +230,14 @@ def _create_and_stream(
     target = thread_id or uuid4()
     with app.relay.subscribe_soon(target) as subscription:
         prepared = prepare(
-            app.assistants, app.config.project, body, thread_id, target, caller(), app.priorities
+            app.assistants,
+            app.config.project,
+            body,
+            thread_id,
+            target,
+            caller(),
+            app.priorities,
+            is_heard=True,
         )
         run_id = subscription.run_id = prepared.new.run_id
         path = run_path(target, run_id, is_stateless=prepared.is_stateless)

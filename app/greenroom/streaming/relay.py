@@ -101,6 +101,10 @@ class Relay:
         """Open streams and waits of this process."""
         return sum(len(channel.subscriptions) for channel in self.channels.values())
 
+    def is_read(self, thread_id: UUID) -> bool:
+        """Whether a client of this process listens to a thread."""
+        return self.keys.events(thread_id) in self.channels
+
     def subscribe(
         self, thread_id: UUID, run_id: UUID | None = None, *, to_numbered: bool = False
     ) -> Subscription:
