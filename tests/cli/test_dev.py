@@ -39,6 +39,13 @@ def family_of(pid: int) -> list[int]:
     return children + [below for child in children for below in family_of(child)]
 
 
+def children_of(pid: int) -> dict[str, int]:
+    """The ids of a process's own children, by their names."""
+    argv = ["ps", "--ppid", str(pid), "-o", "comm=,pid="]
+    listing = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
+    return {name: int(child) for name, child in map(str.split, listing.splitlines())}
+
+
 def get(port: int, path: str) -> int:
     """The status of one request."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -94,6 +101,24 @@ def test_a_change_of_the_project_reloads_user_code(dev, project):
     dev.line_with("second version")
     assert "Shutting down: Master" not in dev.output
     assert get(dev.port, "/ok") == 200
+
+
+def test_without_reloads_nobody_stands_between(start_program, environment, project, has_gone):
+    """Graphs process and worker are `dev`'s own: started anew when they die, and gone with it."""
+    port = free_port()
+    argv = (*MODULE, "dev", "--no-reload", "--port", str(port))
+    dev = start_program(*argv, cwd=project, env=environment | {"LOG_LEVEL": "INFO"})
+    dev.line_with("worker ready")
+    own = children_of(dev.pid)
+    assert "nursery" not in own
+    for name in ("graphs", "worker"):
+        os.kill(own[name], signal.SIGKILL)
+    dev.line_with("child died")
+    dev.line_with("worker ready")
+    family = family_of(dev.pid)
+    assert not {own["graphs"], own["worker"]} & set(family)
+    dev.signal(signal.SIGKILL)
+    assert all(has_gone(pid) for pid in family)
 
 
 def test_a_broken_langgraph_json_is_not_reloaded(dev, project):

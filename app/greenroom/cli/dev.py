@@ -13,9 +13,11 @@ from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import click
 
+from greenroom.cli.adoption import Adoption
 from greenroom.cli.environment import (
     HOLD,
     PYTHON,
@@ -41,8 +43,8 @@ log = get_logger(__name__)
 GRACE_SECONDS = 5.0
 """For runs at Ctrl-C; unfinished ones go on after the next start."""
 LOOK_SECONDS = 0.1
-NURSERY = "nursery"
-"""The parent of the graphs process and the worker: see greenroom_workers.nursery."""
+NURSERY, NURSERY_MODULE = "nursery", "greenroom_workers.nursery"
+"""The parent of the graphs process and the worker, which stays for reloads."""
 CAN_FORK = sys.platform == "linux"
 """macOS has system libraries that do not survive a fork."""
 
@@ -175,13 +177,20 @@ def migrate_apart(environment: dict[str, str]) -> None:
 
 def supervise(config: Config, environment: dict[str, str], *, reload: bool) -> int:
     """Run the processes until a signal. Returns the exit code."""
+    # Of what is forked from us only the pages are copied that somebody writes to.
+    gc.collect()
+    gc.freeze()
+    give_back()
     web = gunicorn_command(environment, may_fork=CAN_FORK)
-    if CAN_FORK:
-        argv = [*PYTHON, "greenroom_workers.nursery", *([HOLD] if reload else [])]
+    if CAN_FORK and reload:
+        argv = [*PYTHON, NURSERY_MODULE, HOLD]
         nursery = Command(NURSERY, argv, environment, stops_after=(web.name,))
         commands = [web, replace(nursery, call=partial(run_module, argv[len(PYTHON) :]))]
     else:
-        commands = [graphs_command(environment), web, Command("worker", WORKER, environment)]
+        take = Adoption(bear, environment).take if CAN_FORK else None
+        others = [graphs_command(environment), Command("worker", WORKER, environment)]
+        # The first: it does not wait for what the others share.
+        commands = [web, *(replace(other, take=take) for other in others)]
     worker_grace_seconds = config.shutdown_grace_seconds + 2 * KILL_MARGIN_SECONDS
     supervisor = Supervisor(commands, max(worker_grace_seconds, KILL_AFTER_SECONDS))
     if reload:
@@ -193,19 +202,24 @@ def supervise(config: Config, environment: dict[str, str], *, reload: bool) -> i
             watch_project(config, environment, supervisor)
         threading.Thread(target=announce, args=(config,), name="announce", daemon=True).start()
 
-    # Copied are only the pages that somebody writes to.
-    gc.collect()
-    gc.freeze()
-    give_back()
     return supervisor.run(start_threads)
 
 
 def run_module(argv: Sequence[str]) -> None:
     """Be `python -m argv`, in a process that was forked."""
+    import_as_main(argv).main()
+
+
+def bear(heir_pid: int, told_fd: int) -> None:
+    """Be the nursery that does not stay, in a process that was forked."""
+    import_as_main([NURSERY_MODULE]).bear(heir_pid, told_fd)
+
+
+def import_as_main(argv: Sequence[str]) -> Any:
+    """Import the module that `python -m argv` would run."""
     take_arguments(argv)
     with no_collector():
-        module = import_module(argv[0])
-    module.main()
+        return import_module(argv[0])
 
 
 def watch_project(config: Config, environment: dict[str, str], supervisor: Supervisor) -> None:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -17,6 +18,8 @@ from greenroom.cli.environment import take_environment
 
 PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
+HANDOVER_SECONDS = 0.001
+"""Between two looks of a child whose parent is about to end."""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGURG)
 """What a forked child must not inherit a handler for."""
 # Looked up here, not in the child: between fork and exec as little as possible may happen.
@@ -107,11 +110,16 @@ def fork(
     *,
     death_signal: signal.Signals,
     environment: Mapping[str, str],
+    heir_pid: int | None = None,
+    kept_fd: int | None = None,
 ) -> Forked:
     """As `spawn`, for a child that begins with all that we have imported, and runs `call`.
 
     Args:
         name: for the process list.
+        heir_pid: who takes the child over when we end, and whose end it must not outlive; it does
+            nothing before. None: it is tied to us.
+        kept_fd: the only file but standard input and output that it keeps open; None: none.
     Raises:
         OSError: there is no room for a process.
         RuntimeError: called outside the main thread, or beside others, whose locks would stay
@@ -125,7 +133,7 @@ def fork(
     try:
         pid = os.fork()
         if pid == 0:
-            _be_child(call, name, death_signal, environment, parent_pid)
+            _be_child(call, name, death_signal, environment, parent_pid, heir_pid, kept_fd)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return Forked(pid)
@@ -137,13 +145,20 @@ def _be_child(
     death_signal: signal.Signals,
     environment: Mapping[str, str],
     parent_pid: int,
+    heir_pid: int | None,
+    kept_fd: int | None,
 ) -> NoReturn:
     code: object = 1
     try:
         os.setsid()
         # As `exec` would: a lock on a file is held by whoever has it open.
-        os.closerange(3, os.sysconf("SC_OPEN_MAX"))
-        die_with_parent(death_signal, parent_pid)
+        if kept_fd is None:
+            kept_fd = 2
+        os.closerange(3, kept_fd)
+        os.closerange(kept_fd + 1, os.sysconf("SC_OPEN_MAX"))
+        while heir_pid is not None and os.getppid() == parent_pid:
+            time.sleep(HANDOVER_SECONDS)
+        die_with_parent(death_signal, heir_pid or parent_pid)
         if _prctl is not None:
             _prctl(PR_SET_NAME, name.encode())
         signal.set_wakeup_fd(-1)

@@ -44,6 +44,8 @@ class Command:
     """Commands that need this one to the end: at a stop it keeps running until they are gone."""
     call: Callable[[], None] | None = None
     """What a forked child runs in place of `argv`, for as long as our process has one thread."""
+    take: Callable[[str], Process | None] | None = None
+    """What may have started it already, under its name; asked at each start."""
 
     def start(self) -> Process:
         """Start a process.
@@ -51,6 +53,8 @@ class Command:
         Raises:
             OSError: it cannot be started.
         """
+        if self.take is not None and (taken := self.take(self.name)) is not None:
+            return taken
         if self.call is None or (self.argv and threading.active_count() > 1):
             return spawn(self.argv, death_signal=self.death_signal, environment=self.environment)
         return fork(
