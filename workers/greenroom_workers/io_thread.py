@@ -5,6 +5,7 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Self, TypeVar
 
 import redis
@@ -24,8 +25,9 @@ from greenroom.graphs.group_commit import (
 )
 from greenroom.graphs.long_term import open_store
 from greenroom.logs import get_logger
-from greenroom.signals.connection import PAUSE_SECONDS, SILENCE_SECONDS, connect_async
+from greenroom.signals.connection import PAUSE_SECONDS, SILENCE_SECONDS, connect, connect_async
 from greenroom.streaming.frames import LARGEST_MESSAGE_BYTES
+from greenroom_workers.last_words import LastWords
 from greenroom_workers.sender import Sender
 from greenroom_workers.shared_store import SharedStore
 
@@ -35,6 +37,8 @@ log = get_logger(__name__)
 RECONNECT_SECONDS = 0.5
 LAST_WORDS_SECONDS = 2.0
 """What the ends of runs get to be told in when the process ends."""
+LARGEST_LAST_BYTES = 64 * 1024
+"""What a thread may write without being held up."""
 READERS = 4
 """Connections for reading checkpoints; a run reads one or two in its life."""
 
@@ -71,6 +75,7 @@ class IoThread:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sending: set[asyncio.Task[None]] = set()
         self.is_redis_away = False
+        self.last_words = LastWords(connect(config.redis_uri))
 
     def start(self) -> Self:
         """Open everything; returns when it is ready. Postgres and Redis may be away.
@@ -122,6 +127,18 @@ class IoThread:
             return None
         return answers[-1] if answers else None
 
+    def publish_last(self, channel: str, messages: Sequence[bytes]) -> None:
+        """As `publish`, for what nothing follows; from any thread, which does not wait."""
+        if self.is_redis_away:
+            return
+        if sum(map(len, messages)) > LARGEST_LAST_BYTES or not self.last_words.send(
+            channel, messages
+        ):
+            self.spawn(partial(self._publish_alone, channel, messages))
+
+    async def _publish_alone(self, channel: str, messages: Sequence[bytes]) -> None:
+        await self.publish(channel, messages)
+
     async def _wait_for_redis(self) -> None:
         """Ask whether Redis is back: nothing else waits for a dead host meanwhile."""
         while self.is_redis_away:
@@ -131,6 +148,7 @@ class IoThread:
 
     def close(self) -> None:
         """Close everything and end the thread."""
+        self.last_words.close()
         self.submit(self._close()).result(timeout=10)
         self.reads.close()
         self.loop.call_soon_threadsafe(self.loop.stop)

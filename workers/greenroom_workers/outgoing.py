@@ -65,8 +65,8 @@ class Outgoing(ABC, Generic[T]):
         self.on_lost = on_lost
         self.is_logged = is_logged
         self.send_here: Callable[[Sequence[bytes]], int | None] | None = None
-        """Sends messages from the run's own thread, and answers as `IoThread.publish`; None leaves
-        all to the I/O loop."""
+        """Sends the first event from the run's own thread, and answers as `IoThread.publish`; None
+        leaves it to the I/O loop."""
         self.next_seq = 0
         self._lock = threading.Lock()
         self._waiting: list[T] = []
@@ -127,16 +127,13 @@ class Outgoing(ABC, Generic[T]):
     def _send_last(self, batch: Batch) -> None:
         """Send a batch after all that was emitted; it is kept already. Nobody waits for it."""
         with self._lock:
-            is_free = self._is_held or not self._is_sending
-            here = self.send_here if is_free else None
-            waiting = self._take_waiting() if here else Waiting()
-            self._is_held = False
-            self._is_sending = here is None
-            self._last = batch if here is None else None
-        if here is not None:
-            here([*messages_of(self._joined(waiting)), *messages_of(batch)])
-        elif is_free:
-            self.io.spawn(self._send)
+            if self._is_sending and not self._is_held:
+                self._last = batch
+                return
+            waiting = self._take_waiting()
+            self._is_held = self._is_sending = False
+        messages = [*messages_of(self._joined(waiting)), *messages_of(batch)]
+        self.io.publish_last(self.channel, messages)
 
     def _begin(self) -> None:
         if not self._hold():
