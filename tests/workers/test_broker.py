@@ -1,9 +1,7 @@
 """The waiting broker keeps Dramatiq's word, and wakes at once."""
 
-import tempfile
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 from queue import Empty, SimpleQueue
 
 import dramatiq
@@ -11,24 +9,11 @@ import pytest
 import redis
 from deployment import until
 
-from greenroom.cli.embedded import EmbeddedRedis
 from greenroom.errors import DatabaseUnavailable
 from greenroom.signals.bell import ACTOR, LONGEST_QUEUE, LOOK_EVERY, QUEUE, Bell
-from greenroom.signals.connection import connect
 from greenroom_workers.broker import WorkQueue, make_broker
 
 NAMESPACE = "test:bell"
-
-
-@pytest.fixture
-def client() -> Iterator[redis.Redis]:
-    """A Redis of one's own."""
-    with tempfile.TemporaryDirectory(prefix="greenroom-test-") as directory:
-        Path(directory).chmod(0o755)
-        with EmbeddedRedis(Path(directory) / "data") as engine:
-            made = connect(engine.uri, socket_timeout=10.0)
-            yield made
-            made.close()
 
 
 class Counting:
@@ -80,6 +65,20 @@ def test_every_ring_is_heard(client: redis.Redis, start: type[Counting]) -> None
     assert all(worker.called() for _ in range(3))
     bell.ring()
     assert worker.called()
+
+
+def test_what_was_answered_is_taken_off(client: redis.Redis, start: type[Counting]) -> None:
+    """With a later look, or when the worker stops: nothing piles up in Redis."""
+    worker = start()
+    Bell(client, NAMESPACE).ring(20)
+    assert all(worker.called() for _ in range(20))
+    until(lambda: not client.keys(f"{NAMESPACE}:*{QUEUE}*"))
+    worker.gate.clear()
+    Bell(client, NAMESPACE).ring(2)
+    assert all(worker.called() for _ in range(2))
+    worker.gate.set()
+    worker.worker.stop(timeout=5000)
+    assert not client.keys(f"{NAMESPACE}:*{QUEUE}*")
 
 
 def test_a_busy_process_leaves_rings_for_others(client: redis.Redis, start: type[Counting]) -> None:

@@ -66,6 +66,25 @@ def test_events_that_nobody_hears_are_sent_seldom(deployment: Deployment) -> Non
         assert len(heard) > 1
 
 
+def test_who_is_streamed_is_known_before_the_first_event(deployment: Deployment) -> None:
+    """It does not wait for others then; else it leaves with the end of a short run."""
+    deployment.start_web()
+    is_heard = "SELECT is_heard FROM run WHERE run_id = CAST(:run_id AS uuid)"
+    body = {"assistant_id": "echo", "input": {"text": "x"}}
+    with deployment.client() as http:
+        thread = new_thread(http)
+        alone = start(http, thread, "echo", input={"text": "x"})
+        assert deployment.value(is_heard, run_id=alone["run_id"]) is False
+
+        with http.stream("POST", f"/threads/{thread}/runs/stream", json=body) as response:
+            streamed = response.headers["content-location"].rpartition("/")[2]
+        assert deployment.value(is_heard, run_id=streamed) is True
+
+        with deployment.client() as other, other.stream("GET", f"/threads/{thread}/stream"):
+            followed = start(http, thread, "echo", input={"text": "x"})
+        assert deployment.value(is_heard, run_id=followed["run_id"]) is True
+
+
 def test_an_end_never_overtakes_events_that_are_only_sent(deployment: Deployment) -> None:
     """Redis takes nothing for a while, and the run ends meanwhile: all that it told comes first."""
     deployment.start_web()
