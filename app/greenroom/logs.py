@@ -46,7 +46,7 @@ def configure_logs(level: str, *, as_json: bool) -> None:
     if as_json:
         renderer = structlog.processors.JSONRenderer(ensure_ascii=False)
     elif sys.stderr.isatty():
-        renderer = structlog.dev.ConsoleRenderer()
+        renderer = structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)
     else:
         renderer = render_plain
     structlog.configure(
