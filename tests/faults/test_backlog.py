@@ -88,6 +88,7 @@ def questions(backlog: Backlog) -> Iterator[tuple[str, str, dict[str, Any]]]:
         "thread_metadata": "{}",
         "delay_seconds": 0.0,
         "base_metadata": "{}",
+        "is_heard": False,
         "if_thread_status": None,
     }
     ended = {

@@ -41,6 +41,7 @@ KINDS = {
     "end_seq": "integer",
     "first_event_seq": "bigint",
     "if_thread_status": "text[]",
+    "is_heard": "boolean",
     "is_temporary": "boolean",
     "last_event_seq": "bigint",
     "priority": "smallint",
