@@ -19,6 +19,8 @@ from report import Scenario
 from sqlalchemy import text
 
 from greenroom.queue import life
+from greenroom.signals.bell import LOOK, QUEUE
+from greenroom.signals.keys import Keys
 
 Make = Callable[[int, str], Scenario]
 STEPS = {"n": 5, "seconds": 0.2}
@@ -164,8 +166,7 @@ def test_bells_may_come_twice_or_never_or_in_any_order(
     for _ in range(2):
         deployment.start_worker()
     client = redis.Redis.from_url(deployment.redis.uri)
-    (key,) = client.scan_iter("*:bell:__heartbeats__")
-    bells = key.decode().replace("__heartbeats__", "runs")
+    bells = f"{Keys('', deployment.value('SELECT deployment_id FROM deployment')).bell}:{QUEUE}"
     dice = random.Random(6)
     with deployment.client() as http:
         for _ in range(200 if is_full else 40):
@@ -175,8 +176,7 @@ def test_bells_may_come_twice_or_never_or_in_any_order(
                 case "lose":
                     client.delete(bells)
                 case "double":
-                    for bell in client.hkeys(f"{bells}.msgs")[:5]:
-                        client.rpush(bells, bell, bell)
+                    client.rpush(bells, LOOK, LOOK)
                 case "turn":
                     client.lmove(bells, bells, "LEFT", "RIGHT")
             one.kills += 1

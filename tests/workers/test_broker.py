@@ -1,4 +1,4 @@
-"""The waiting broker keeps Dramatiq's word, and wakes at once."""
+"""The bell's broker keeps Dramatiq's word, and wakes at once."""
 
 import threading
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ import redis
 from deployment import until
 
 from greenroom.errors import DatabaseUnavailable
-from greenroom.signals.bell import ACTOR, LONGEST_QUEUE, LOOK_EVERY, QUEUE, Bell
+from greenroom.signals.bell import ACTOR, LONGEST_QUEUE, QUEUE, Bell, make_sentinel, read_sentinel
 from greenroom_workers.broker import WorkQueue, make_broker
 
 NAMESPACE = "test:bell"
@@ -67,18 +67,31 @@ def test_every_ring_is_heard(client: redis.Redis, start: type[Counting]) -> None
     assert worker.called()
 
 
-def test_what_was_answered_is_taken_off(client: redis.Redis, start: type[Counting]) -> None:
-    """With a later look, or when the worker stops: nothing piles up in Redis."""
-    worker = start()
+def test_redis_holds_a_list_and_nothing_else(client: redis.Redis, start: type[Counting]) -> None:
+    """Sentinels until they are heard; not who heard them."""
     Bell(client, NAMESPACE).ring(20)
+    assert client.keys(f"{NAMESPACE}:*") == [f"{NAMESPACE}:{QUEUE}".encode()]
+    assert set(client.lrange(f"{NAMESPACE}:{QUEUE}", 0, -1)) == {b"look"}
+    worker = start()
     assert all(worker.called() for _ in range(20))
-    until(lambda: not client.keys(f"{NAMESPACE}:*{QUEUE}*"))
-    worker.gate.clear()
+    assert not client.keys(f"{NAMESPACE}:*")
+
+
+def test_who_stops_leaves_what_it_has_not_answered(
+    client: redis.Redis, start: type[Counting]
+) -> None:
+    """Heard in advance, it is another process's to answer."""
+    busy = start(1)
+    busy.gate.clear()
     Bell(client, NAMESPACE).ring(2)
-    assert all(worker.called() for _ in range(2))
-    worker.gate.set()
-    worker.worker.stop(timeout=5000)
-    assert not client.keys(f"{NAMESPACE}:*{QUEUE}*")
+    assert busy.called()
+    until(lambda: not client.llen(f"{NAMESPACE}:{QUEUE}"))
+    for thread in busy.worker.workers:
+        thread.running = False
+    busy.gate.set()
+    busy.worker.stop(timeout=5000)
+    assert client.lrange(f"{NAMESPACE}:{QUEUE}", 0, -1) == [b"look"]
+    assert start().called()
 
 
 def test_a_busy_process_leaves_rings_for_others(client: redis.Redis, start: type[Counting]) -> None:
@@ -105,29 +118,44 @@ def test_a_look_that_meets_a_lost_database_is_tried_three_times(
     assert worker.failures == 7
 
 
+def test_a_sentinel_says_how_often_its_look_has_failed() -> None:
+    """So that three attempts are three whoever makes them; anything else is a plain look."""
+    assert [read_sentinel(make_sentinel(failures)) for failures in (0, 1, 2)] == [0, 1, 2]
+    assert {
+        read_sentinel(what) for what in (b"", b"look x", b"look -1", b"look " + b"9" * 5000)
+    } == {0}
+
+
 def test_a_full_list_takes_no_more_sentinels(client: redis.Redis) -> None:
     """Memory stays flat behind workers that are away: one sentinel says as much as a million."""
     bell = Bell(client, NAMESPACE)
     bell.ring(LONGEST_QUEUE)
-    for _ in range(3 * LOOK_EVERY):
+    for _ in range(100):
         bell.ring()
-    assert LONGEST_QUEUE <= client.llen(f"{NAMESPACE}:{QUEUE}") <= LONGEST_QUEUE + LOOK_EVERY
+    assert client.llen(bell.list) == LONGEST_QUEUE + 1
+    client.delete(bell.list)
+    bell.ring()
+    assert client.llen(bell.list) == 1
 
 
 def test_a_consumer_that_waits_asks_for_nothing_else(
     client: redis.Redis, start: type[Counting]
 ) -> None:
-    """While nothing comes, each look is one round trip: it waits, then fetches. A ring is heard."""
+    """While nothing comes it waits, again and again; each wait is one round trip."""
 
-    def count(command: str) -> int:
-        return int(client.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"])
+    def calls() -> dict[str, int]:
+        stats = client.info("commandstats").items()
+        ours = {"auth", "client", "config", "hello", "info", "ping"}
+        return {
+            name: said["calls"]
+            for command, said in stats
+            if (name := command.removeprefix("cmdstat_").partition("|")[0]) not in ours
+        }
 
+    client.config_resetstat()
     worker = start()
-    until(lambda: count("blmove") >= 2)
-    more = count("evalsha") - count("blmove")
-    until(lambda: count("blmove") >= 6)
-    # A look may be between its two commands.
-    assert count("evalsha") - count("blmove") <= more + 2
+    until(lambda: calls().get("lpop", 0) >= 3)
+    assert calls().keys() == {"blpop", "lpop"}
     Bell(client, NAMESPACE).ring()
     assert worker.called()
 

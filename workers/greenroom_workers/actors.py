@@ -3,11 +3,11 @@
 import dramatiq
 
 from greenroom.signals.bell import ACTOR, QUEUE
-from greenroom_workers.broker import WaitingBroker, heard_at
+from greenroom_workers.broker import BellBroker, heard_at
 from greenroom_workers.execution import Executor
 
 
-def declare_actors(broker: WaitingBroker, executor: Executor) -> None:
+def declare_actors(broker: BellBroker, executor: Executor) -> None:
     """Bind the bell to an executor."""
 
     @dramatiq.actor(broker=broker, queue_name=QUEUE, actor_name=ACTOR)

@@ -1,43 +1,43 @@
-"""Dramatiq's Redis broker with a consumer that waits instead of polling.
+"""Dramatiq's broker and consumer over the bell: a list in Redis that is waited at, not polled.
 
-The stock consumer sleeps up to a second between looks; this one blocks inside Redis and wakes in
-milliseconds. It leans on private names of dramatiq.brokers.redis: setup.cfg pins the minor version,
-and tests/workers/test_broker.py holds it to its word.
+Dramatiq's own Redis broker keeps each message in a hash, and who has it in a set. A sentinel has
+nothing to keep: who dies with one in hand costs a sweep, as a ring that gets lost does.
 """
 
 import queue
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from typing import Any
 
+import dramatiq
 import redis
 from dramatiq import Message, MessageProxy
-from dramatiq.brokers.redis import RedisBroker, _RedisConsumer
-from dramatiq.common import current_millis
-from dramatiq.errors import ConnectionClosed
+from dramatiq.errors import ConnectionClosed, QueueNotFound
 from dramatiq.middleware import CurrentMessage, Middleware, Retries
-from redis.exceptions import NoScriptError
 
 from greenroom.errors import DatabaseUnavailable
 from greenroom.logs import get_logger
+from greenroom.signals.bell import ACTOR, QUEUE, Bell, make_sentinel, read_sentinel
 
 log = get_logger(__name__)
 
 LOOK_SECONDS = 2.0
-"""How long one blocking look lasts: also how late a consumer notices that it must stop."""
-DELAY_SECONDS = 0.2
-"""Between two looks of a consumer that has delayed messages in its hands."""
+"""How long a consumer waits in Redis: also how late it notices that it must stop."""
 STOP_SECONDS = 0.05
 BACK_OFF_MS = 200
 LONGEST_BACK_OFF_MS = 5_000
+RETRIES = "retries"
+"""Where Dramatiq counts how often a message has failed."""
 
 
 class HeardMessage(MessageProxy):
-    """A sentinel, and when this process took it from Redis, by the monotonic clock."""
+    """A sentinel as Dramatiq's message, and when this process heard it, by the monotonic clock."""
 
-    def __init__(self, message: Message[None], heard_at: float) -> None:
-        super().__init__(message)
+    def __init__(self, sentinel: bytes, heard_at: float) -> None:
+        options = {RETRIES: failures} if (failures := read_sentinel(sentinel)) else {}
+        super().__init__(Message(QUEUE, ACTOR, (), {}, options))
         self.heard_at = heard_at
 
 
@@ -47,129 +47,85 @@ def heard_at() -> float:
     return float(message.heard_at)
 
 
-class WaitingConsumer(_RedisConsumer):
-    """Fetches like the stock consumer; when there is nothing, waits until there is."""
+def sentinel_of(message: Message[Any] | MessageProxy) -> bytes:
+    """What stands for a message on the list."""
+    return make_sentinel(message.options.get(RETRIES, 0))
 
-    def __init__(
-        self, broker: "WaitingBroker", queue_name: str, prefetch: int, timeout: int
-    ) -> None:
-        super().__init__(broker, queue_name, prefetch, timeout)
-        self.list = f"{broker.namespace}:{queue_name}"
+
+class BellConsumer(dramatiq.Consumer):
+    """Takes sentinels off the list; when there are none, waits in Redis until there are."""
+
+    def __init__(self, bell: Bell, prefetch: int) -> None:
+        self.bell = bell
+        self.prefetch = prefetch
+        """How many may be unanswered."""
         self.has_room = threading.Event()
-        self.heard_at = 0.0
-        self._is_empty = False
-        self._done: deque[str] = deque()
-        """Redis's ids of messages that the next look takes off."""
+        self._heard: deque[bytes] = deque()
+        self._heard_at = 0.0
+        self._unanswered: set[str] = set()
 
     def ack(self, message: MessageProxy) -> None:
-        """Take a message off for good, with the next look: a round trip less for each.
-
-        Should the process end before, the bell rings once more.
-        """
-        self._done.append(message.options["redis_message_id"])
-        self.queued_message_ids.discard(message.message_id)
+        """Make room for another."""
+        self._unanswered.discard(message.message_id)
         self.has_room.set()
 
     def nack(self, message: MessageProxy) -> None:
-        """Give a message up."""
-        try:
-            super().nack(message)
-        except (ConnectionClosed, redis.RedisError) as error:
-            # Dramatiq would keep the thread until Redis is back, and with it a slot. What stays in
-            # Redis is a bell that may ring once more.
-            log.debug("bell not taken off", error=repr(error))
-        self.has_room.set()
+        """Give a look up that has failed for good: the sweep takes over."""
+        self.ack(message)
+
+    def requeue(self, messages: Iterable[MessageProxy]) -> None:
+        """Leave messages for other processes."""
+        self._leave([sentinel_of(message) for message in messages])
 
     def close(self) -> None:
-        """Take off what the last look has left."""
-        try:
-            with self.broker.client.pipeline(transaction=False) as pipeline:
-                self._take_off(pipeline)
-                pipeline.execute()
-        except redis.RedisError as error:
-            log.debug("bells not taken off", error=repr(error))
+        """Leave for others what Dramatiq has not taken."""
+        self._leave(list(self._heard))
+        self._heard.clear()
 
     def __next__(self) -> MessageProxy | None:
-        """The next message, or None when none came within one look."""
-        try:
-            if not self.message_cache:
-                self._fetch_or_wait()
-            while self.message_cache:
-                data = self.message_cache.pop(0)
-                if data is not None:
-                    message = Message.decode(data)
-                    self.queued_message_ids.add(message.message_id)
-                    return HeardMessage(message, self.heard_at)
-        except redis.RedisError as error:
-            # Away, silent, or out of memory: Dramatiq waits a little and looks again.
-            raise ConnectionClosed(error) from error
-        return None
+        """The next message, or None when none came for a while.
 
-    def _fetch_or_wait(self) -> None:
-        room = self.prefetch - self.outstanding_message_count
-        if room <= 0:
-            self.has_room.clear()
-            if self.outstanding_message_count >= self.prefetch:
-                self.has_room.wait(LOOK_SECONDS)
-            return
-        # What came since the last fetch, the next look finds without waiting.
-        if not self._is_empty:
-            self._look(room, waits=False)
-        if not self.message_cache:
-            self._await_message()
-
-    def _await_message(self) -> None:
-        """Wait until there is a message, and fetch it in the same round trip.
-
-        Dramatiq's script takes that for a sign of life, too: it gives away what a consumer holds
-        that it has not heard of for a minute.
+        Raises:
+            ConnectionClosed: Redis is away, silent, or out of memory: Dramatiq looks again later.
         """
-        room = self.prefetch - self.outstanding_message_count
-        self._look(room, waits=True)
-        self._is_empty = len(self.message_cache) < room
+        if not self._heard:
+            if (room := self.prefetch - len(self._unanswered)) > 0:
+                self._listen(room)
+            else:
+                self._await_room()
+        if not self._heard:
+            return None
+        message = HeardMessage(self._heard.popleft(), self._heard_at)
+        self._unanswered.add(message.message_id)
+        return message
 
-    def _look(self, room: int, *, waits: bool) -> None:
-        """Take off what is done with, and fetch what there is: one round trip."""
-        with self.broker.client.pipeline(transaction=False) as pipeline:
-            done = self._take_off(pipeline)
-            if waits:
-                # A blocking peek: it moves the head of the list to where it was.
-                pipeline.blmove(self.list, self.list, LOOK_SECONDS, "LEFT", "LEFT")
-            self.broker.add_fetch(pipeline, self.queue_name, room)
-            try:
-                answers = pipeline.execute(raise_on_error=False)
-            except redis.RedisError:
-                self._done.extend(done)
-                raise
-        self.heard_at = time.monotonic()
-        *others, fetched = answers
-        if isinstance(fetched, NoScriptError):
-            # Redis has been restarted: Dramatiq's own fetch loads its script again.
-            fetched = self.broker.do_fetch(self.queue_name, room)
-        for answer in (*others, fetched):
-            if isinstance(answer, redis.RedisError):
-                raise answer
-        self.message_cache = fetched
+    def _await_room(self) -> None:
+        self.has_room.clear()
+        if len(self._unanswered) >= self.prefetch:
+            self.has_room.wait(LOOK_SECONDS)
 
-    def _take_off(self, pipeline: Any) -> list[str]:
-        """Add to a pipeline what takes messages off; which these are."""
-        done = [self._done.popleft() for _ in range(len(self._done))]
-        if done:
-            acks = f"{self.broker.namespace}:__acks__.{self.broker.broker_id}.{self.queue_name}"
-            pipeline.srem(acks, *done)
-            pipeline.hdel(f"{self.list}.msgs", *done)
-        return done
+    def _listen(self, room: int) -> None:
+        """Take what there is, or the first that comes: one round trip."""
+        try:
+            with self.bell.client.pipeline(transaction=False) as pipeline:
+                pipeline.blpop([self.bell.list], LOOK_SECONDS)
+                if room > 1:
+                    pipeline.lpop(self.bell.list, room - 1)
+                first, *others = pipeline.execute()
+        except redis.RedisError as error:
+            raise ConnectionClosed(error) from error
+        self._heard_at = time.monotonic()
+        if first:
+            self._heard.append(first[1])
+        for more in others:
+            self._heard.extend(more or ())
 
-
-class DelayConsumer(WaitingConsumer):
-    """Holds messages until their time has come: looks often while it has some."""
-
-    def _await_message(self) -> None:
-        if self.outstanding_message_count:
-            self._is_empty = False
-            time.sleep(DELAY_SECONDS)
-        else:
-            super()._await_message()
+    def _leave(self, sentinels: list[bytes]) -> None:
+        try:
+            if sentinels:
+                self.bell.put(sentinels)
+        except redis.RedisError as error:
+            log.debug("bells not left for others", count=len(sentinels), error=repr(error))
 
 
 class WorkQueue(queue.PriorityQueue[Any]):
@@ -201,28 +157,43 @@ class WorkQueue(queue.PriorityQueue[Any]):
             self.not_empty.notify_all()
 
 
-class WaitingBroker(RedisBroker):
-    """A RedisBroker whose queues are waited on."""
+class BellBroker(dramatiq.Broker):
+    """Brings what rings to Dramatiq's threads. There is one queue."""
 
-    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> _RedisConsumer:
+    def __init__(self, bell: Bell, middleware: list[Middleware]) -> None:
+        super().__init__(middleware)
+        self.bell = bell
+
+    def declare_queue(self, queue_name: str) -> None:
         """See the base class."""
-        kind = DelayConsumer if queue_name in self.delay_queues else WaitingConsumer
-        return kind(self, queue_name, prefetch, timeout)
+        if queue_name not in self.queues:
+            self.emit_before("declare_queue", queue_name)
+            self.queues[queue_name] = None
+            self.emit_after("declare_queue", queue_name)
 
-    def add_fetch(self, pipeline: Any, queue_name: str, room: int) -> None:
-        """Add to a pipeline what `do_fetch` sends."""
-        pipeline.evalsha(
-            self.scripts["dispatch"].sha,
-            1,
-            self.namespace,
-            *("fetch", current_millis(), queue_name, self.broker_id),
-            *(self.heartbeat_timeout, self.dead_message_ttl),
-            *(self._should_do_maintenance("fetch"), self._max_unpack_size()),
-            room,
-        )
+    def consume(self, queue_name: str, prefetch: int = 1, timeout: int = 5000) -> BellConsumer:
+        """See the base class."""
+        if queue_name != QUEUE:
+            raise QueueNotFound(queue_name)
+        return BellConsumer(self.bell, prefetch)
+
+    def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
+        """Ring for a message, after so many milliseconds; one of a process that ends is lost."""
+        self.emit_before("enqueue", message, delay)
+        timer = threading.Timer((delay or 0) / 1000, self._ring, [sentinel_of(message)])
+        timer.daemon = True
+        timer.start()
+        self.emit_after("enqueue", message, delay)
+        return message
+
+    def _ring(self, sentinel: bytes) -> None:
+        try:
+            self.bell.put([sentinel])
+        except redis.RedisError as error:
+            log.debug("bell not rung again", error=repr(error))
 
 
-def make_broker(client: redis.Redis, namespace: str, max_attempts: int) -> WaitingBroker:
+def make_broker(client: redis.Redis, namespace: str, max_attempts: int) -> BellBroker:
     """A broker for workers: only the middleware that is used.
 
     A look that fails because Postgres is away is tried again, `max_attempts` times in all; then the
@@ -236,4 +207,4 @@ def make_broker(client: redis.Redis, namespace: str, max_attempts: int) -> Waiti
         Retries(retry_when=should_retry, min_backoff=BACK_OFF_MS, max_backoff=LONGEST_BACK_OFF_MS),
         CurrentMessage(),
     ]
-    return WaitingBroker(client=client, namespace=namespace, middleware=middleware)
+    return BellBroker(Bell(client, namespace), middleware)

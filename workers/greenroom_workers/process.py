@@ -160,7 +160,7 @@ class WorkerProcess:
         )
         self.stuck = StuckRuns(self.executor, self._replace_slot)
         self.executor.on_return = self._retire_slot
-        # A blocking look must end before its socket gives up.
+        # A wait for the bell must end before its socket gives up.
         waiting = connect(config.redis_uri, socket_timeout=LOOK_SECONDS + 2)
         self.broker = make_broker(waiting, keys.bell, config.max_attempts)
         declare_actors(self.broker, self.executor)
@@ -206,7 +206,7 @@ class WorkerProcess:
 
     def _replace_slot(self) -> None:
         """One of the threads is lost to a node that never returns."""
-        self.worker._add_worker()  # noqa: SLF001 (pinned, like the rest of broker.py)
+        self.worker._add_worker()  # noqa: SLF001 (setup.cfg pins Dramatiq)
 
     def _retire_slot(self) -> None:
         """It did return: end it, it has been replaced."""

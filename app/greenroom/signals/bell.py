@@ -1,17 +1,17 @@
-"""The bell: a Dramatiq message without arguments that says "look", never what to look at."""
+"""The bell: a list of sentinels that say "look", never what to look at."""
 
+import re
+from collections.abc import Iterable
 from typing import Final
-from uuid import uuid4
 
 import redis
-from dramatiq import Message
 
 QUEUE: Final = "runs"
 ACTOR: Final = "execute_due_runs"
 LONGEST_QUEUE: Final = 1000
 """Sentinels beyond this many say nothing new: workers drain the table, not the list."""
-LOOK_EVERY = 50
-"""Rings between two looks at the length of the list."""
+LOOK: Final = b"look"
+FAILED_LOOK: Final = re.compile(rb"look ([0-9]{1,3})")
 
 
 class Bell:
@@ -20,36 +20,34 @@ class Bell:
     def __init__(self, client: redis.Redis, namespace: str) -> None:
         self.client = client
         self.list = f"{namespace}:{QUEUE}"
-        self.messages = f"{self.list}.msgs"
-        self._rings = 0
+        self._length = 0
+        """Of the list, when Redis last told."""
 
     def ring(self, times: int = 1) -> None:
-        """Put sentinels on the list, where Dramatiq's own broker would, but all in one round trip.
+        """Put so many sentinels on the list, in one round trip, unless it is long enough.
 
         Raises:
             redis.RedisError: Redis is away; the sweep will find the run.
         """
-        # Now and then is enough: the list may grow by as much in between.
-        self._rings += 1
-        if self._rings % LOOK_EVERY == 0 and self.client.llen(self.list) > LONGEST_QUEUE:
-            self._rings -= 1
-            return
-        if not (keys := [str(uuid4()) for _ in range(times)]):
-            return
-        with self.client.pipeline(transaction=False) as pipeline:
-            pipeline.hset(
-                self.messages, items=[item for key in keys for item in (key, sentinel(key))]
-            )
-            pipeline.rpush(self.list, *keys)
-            pipeline.execute()
+        if self._length > LONGEST_QUEUE:
+            self._length = self.client.llen(self.list)
+        if times and self._length <= LONGEST_QUEUE:
+            self.put([LOOK] * times)
+
+    def put(self, sentinels: Iterable[bytes]) -> None:
+        """Put sentinels on the list, of which there is at least one.
+
+        Raises: as `ring`.
+        """
+        self._length = self.client.rpush(self.list, *sentinels)
 
 
-def sentinel(key: str) -> bytes:
-    """A message of Dramatiq's that has nothing to say; `key` is what Redis knows it by."""
-    return Message(
-        queue_name=QUEUE,
-        actor_name=ACTOR,
-        args=(),
-        kwargs={},
-        options={"redis_message_id": key},
-    ).encode()
+def make_sentinel(failures: int) -> bytes:
+    """A sentinel for a look that has failed so often before."""
+    return b"%b %d" % (LOOK, failures) if failures else LOOK
+
+
+def read_sentinel(sentinel: bytes) -> int:
+    """How often the look has failed before: 0 for whatever else may be on the list."""
+    found = FAILED_LOOK.fullmatch(sentinel)
+    return int(found[1]) if found else 0

@@ -26,7 +26,7 @@ class Keys:
 
     @property
     def bell(self) -> str:
-        """Namespace of Dramatiq's queue: a list of sentinels and envelopes, until consumed."""
+        """Prefix of the bell: a list of sentinels, until consumed."""
         return self.name("bell")
 
     def cancel(self, run_id: UUID) -> str:
