@@ -15,7 +15,7 @@ SILENCE_SECONDS = 2.0
 
 OPTIONS: dict[str, Any] = {
     "socket_connect_timeout": 2.0,
-    "socket_timeout": 2.0,
+    "socket_timeout": SILENCE_SECONDS,
     "socket_keepalive": True,
     "health_check_interval": 15,
     # Responses that we store nothing of need no client-side tracking or third protocol.

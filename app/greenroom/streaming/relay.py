@@ -2,7 +2,7 @@
 
 import contextlib
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from sqlalchemy import text
 from greenroom.database.engine import Database
 from greenroom.errors import DatabaseUnavailable
 from greenroom.logs import get_logger
-from greenroom.signals.connection import SILENCE_SECONDS
+from greenroom.signals.ear import Ear, Heard
 from greenroom.signals.keys import Keys
 from greenroom.streaming import shutdown
 from greenroom.streaming.frames import (
@@ -36,6 +36,8 @@ log = get_logger(__name__)
 CONFIRM_SECONDS = 1.0
 """How long a stream waits for Redis to confirm; afterwards it lives on Postgres alone."""
 RECONNECT_SECONDS = 0.25
+LINGER_SECONDS = 0.05
+"""How long a channel is heard that nobody wants: the next run of a thread may want it again."""
 LARGEST_TOTAL_BYTES = 256 * 1024 * 1024
 """What all clients together may; beyond, those who left most unread are dropped."""
 CROWD = 16
@@ -87,7 +89,9 @@ class Relay:
         self.patience_seconds = patience_seconds
         self.tally = Tally()
         self.channels: dict[str, _Channel] = {}
-        self._pubsub = client.pubsub()
+        self._ear = Ear(client)
+        self._unwanted: set[str] = set()
+        """Channels without subscriptions, to be left soon."""
         self._lock = BoundedSemaphore()
         self._deliveries = 0
         """Since others had a turn."""
@@ -103,7 +107,8 @@ class Relay:
 
     def is_read(self, thread_id: UUID) -> bool:
         """Whether a client of this process listens to a thread."""
-        return self.keys.events(thread_id) in self.channels
+        channel = self.channels.get(self.keys.events(thread_id))
+        return channel is not None and bool(channel.subscriptions)
 
     def subscribe(
         self, thread_id: UUID, run_id: UUID | None = None, *, to_numbered: bool = False
@@ -158,8 +163,9 @@ class Relay:
         if channel is None:
             channel = self.channels[name] = _Channel(name)
             channel.subscriptions.add(subscription)
-            self._tell(self._pubsub.subscribe, name)
+            self._listen_to(name)
         else:
+            self._unwanted.discard(name)
             subscription.channel = channel.name
             channel.subscriptions.add(subscription)
         self.heartbeats.add(subscription)
@@ -174,8 +180,9 @@ class Relay:
         self.heartbeats.discard(subscription)
         subscription.forget()
         if not channel.subscriptions:
-            del self.channels[name]
-            self._tell(self._pubsub.unsubscribe, name)
+            if not self._unwanted:
+                gevent.spawn_later(LINGER_SECONDS, self._leave_unwanted)
+            self._unwanted.add(name)
 
     def _start(self) -> None:
         """Begin to listen at the first stream: greenlets belong to the process after its fork."""
@@ -186,58 +193,77 @@ class Relay:
         gevent.spawn(self._listen)
         gevent.spawn(self._watch)
 
-    def _tell(self, command: Callable[[str], object], name: str) -> None:
-        """Change what we hear. Without Redis nobody waits: `_listen` takes it up again."""
+    def _listen_to(self, name: str) -> None:
+        """Hear one channel more. Without Redis nobody waits: `_listen` takes it up again."""
         if self._is_deaf:
             return
-        with self._lock, contextlib.suppress(redis.RedisError):
+        with self._speaking():
             if not self._is_deaf:
-                command(name)
+                self._ear.subscribe(name)
+
+    def _leave_unwanted(self) -> None:
+        """Hear no more what nobody wants; who comes back meanwhile speaks after us."""
+        with self._speaking():
+            names, self._unwanted = self._unwanted, set()
+            for name in names:
+                del self.channels[name]
+            if names and not self._is_deaf:
+                self._ear.unsubscribe(*names)
+
+    @contextlib.contextmanager
+    def _speaking(self) -> Iterator[None]:
+        """Speak to Redis, one at a time. What fails breaks the connection: `_listen` mends it."""
+        with self._lock:
+            try:
+                yield
+            except redis.RedisError:
+                self._is_deaf = True
 
     def _listen(self) -> None:
         while True:
             try:
                 with self._lock:
+                    self._ear.open()
                     # Who comes from now on waits for the lock, and speaks for itself.
                     self._is_deaf = False
                     # Our own channel first: a connection without any subscription cannot be read.
-                    self._pubsub.subscribe(self.keys.name("relay"), *self.channels)
+                    self._ear.subscribe(self.keys.name("relay"), *self.channels)
                 self._hear()
             except redis.RedisError as error:
                 self._is_deaf = True
                 log.warning("relay lost redis", error=repr(error))
                 with self._lock:
-                    self._pubsub.close()
+                    self._ear.close()
                 gevent.sleep(RECONNECT_SECONDS)
 
     def _hear(self) -> None:
         """Dispatch what comes, until the connection ends, or is dead whatever the socket says."""
         has_asked = False
         while True:
-            message = self._pubsub.get_message(timeout=SILENCE_SECONDS)
-            if message is not None:
+            heard = self._ear.hear()
+            if heard is not None:
                 has_asked = False
-                self._dispatch(message)
+                self._dispatch(heard)
             elif has_asked:
                 raise redis.TimeoutError("no answer to a ping")
             else:
                 has_asked = True
                 with self._lock:
-                    self._pubsub.ping()
+                    self._ear.ping()
 
-    def _dispatch(self, message: dict[str, object]) -> None:
+    def _dispatch(self, heard: Heard) -> None:
         """Pass a message on; to a crowd together with what has come behind it.
 
         Raises:
             redis.RedisError: the connection has ended. What was read has been passed on.
         """
-        arrived = self._read(message)
+        arrived = self._read(heard)
         while arrived is not None:
             channel, batch = arrived
             arrived = None
             try:
                 is_crowd = len(channel.subscriptions) >= CROWD
-                behind = self._pubsub.get_message(timeout=0) if is_crowd else None
+                behind = self._ear.overhear() if is_crowd else None
             except redis.RedisError:
                 self._fan_out(channel, batch)
                 raise
@@ -253,22 +279,21 @@ class Relay:
                 self._deliveries = 0
                 gevent.sleep(0)
 
-    def _read(self, message: dict[str, object]) -> tuple[_Channel, Batch] | None:
+    def _read(self, heard: Heard) -> tuple[_Channel, Batch] | None:
         """The batch that a message completes, and for whom; None if there is nothing to pass on."""
-        name = message["channel"]
-        channel = self.channels.get(name.decode() if isinstance(name, bytes) else str(name))
+        channel = self.channels.get(heard.channel)
         if channel is None:
             return None
-        if message["type"] == "subscribe":
+        if heard.kind == "subscribe":
             channel.confirmed.set()
-        if message["type"] != "message":
+        if heard.kind != "message":
             return None
         try:
-            batch: Batch | None = unpack(bytes(message["data"]))  # type: ignore[call-overload]
+            batch: Batch | None = unpack(heard.data)
             if batch is not None and batch.kind is Kind.PIECE:
                 batch = channel.pieces.add(batch)
         except (ValueError, struct.error):
-            log.warning("relay got a message that is not a batch", channel=name)
+            log.warning("relay got a message that is not a batch", channel=heard.channel)
             return None
         return None if batch is None else (channel, batch)
 
