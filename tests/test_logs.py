@@ -19,6 +19,7 @@ from greenroom.logs import redact, render_plain
         ("header x-api-key: 0123456789abcdef refused", "x-api-key: ***"),
         ("[('cookie', 'session=abcdef')]", "cookie"),
         ("sent Bearer eyJhbGciOi.eyJzdWIi.c2ln to", "Bearer ***"),
+        ("COOKIE: session=0123456789", "COOKIE: ***"),
     ],
 )
 def test_credentials_are_taken_out_of_a_line(line: str, shown: str) -> None:
