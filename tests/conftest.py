@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 import greenroom.graphs  # noqa: F401 (before langgraph: it decides how strict that is)
-from greenroom.cli.embedded import EmbeddedPostgres
+from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis
 from greenroom.config import Config, Project
 from greenroom.database.engine import Database
 from greenroom.database.migrate import migrate
@@ -47,6 +47,15 @@ def database(database_uri: str) -> Iterator[Database]:
     opened = Database(config, pool_size=8, application_name="tests")
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def valkey() -> Iterator[EmbeddedRedis]:
+    """A Redis server of one's own."""
+    with tempfile.TemporaryDirectory(prefix="greenroom-test-") as directory:
+        Path(directory).chmod(0o755)
+        with EmbeddedRedis(Path(directory) / "data") as made:
+            yield made
 
 
 @pytest.fixture

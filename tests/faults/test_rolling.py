@@ -6,7 +6,7 @@ from collections.abc import Callable
 import httpx
 import pytest
 from clients import Failover
-from deployment import Deployment, events_of, new_thread, until
+from deployment import Deployment, events_of, join, new_thread, start, until
 from ledger import Ledger
 from load import create, stream, wait, wait_stateless, working
 from report import Scenario
@@ -54,6 +54,25 @@ def test_a_stream_that_a_stopping_web_process_cuts_does_not_look_like_the_end(
                 list(events)
     with deployment.client(deployment.start_web()) as http:
         until(lambda: http.get(place).json()["status"] == "success")
+
+
+def test_a_stopping_worker_leaves_the_bell_to_others(deployment: Deployment) -> None:
+    """What it hears while it waits for its own runs to end, no run waits a sweep for."""
+    deployment.settings["GREENROOM_SWEEP_SECONDS"] = "120"
+    deployment.settings["BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS"] = "120"
+    deployment.start_web()
+    stopping = deployment.start_worker()
+    with deployment.client() as http:
+        long = start(http, new_thread(http), "steps", input={"n": 30, "seconds": 1})
+        deployment.worker_of(long["run_id"])
+        deployment.start_worker()
+        stopping.send_signal(signal.SIGTERM)
+        until(lambda: deployment.count_log("worker stopping"))
+        for _ in range(20):
+            path, body = "/runs/wait", {"assistant_id": "steps", "input": {"n": 1, "seconds": 0}}
+            assert http.post(path, json=body, timeout=20).json()["trail"] == [0]
+        assert stopping.poll() is None
+        assert join(http, long)["trail"] == list(range(30))
 
 
 @pytest.mark.timeout(900)

@@ -94,6 +94,20 @@ def test_who_stops_leaves_what_it_has_not_answered(
     assert start().called()
 
 
+def test_a_process_that_stops_leaves_what_it_hears(
+    client: redis.Redis, start: type[Counting]
+) -> None:
+    """Also what wakes it from a wait that began before: others are there to answer."""
+    resting = start()
+    until(lambda: client.info("clients")["blocked_clients"])
+    resting.worker.broker.is_resting = True
+    Bell(client, NAMESPACE).ring(3)
+    until(lambda: not client.info("clients")["blocked_clients"])
+    free = start()
+    assert all(free.called() for _ in range(3))
+    assert not resting.calls.acquire(blocking=False)
+
+
 def test_a_busy_process_leaves_rings_for_others(client: redis.Redis, start: type[Counting]) -> None:
     """With all threads at work, what cannot be handled now is heard by whoever is free."""
     busy = start(1)

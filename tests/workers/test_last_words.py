@@ -89,11 +89,11 @@ def test_a_connection_that_redis_has_ended_is_replaced(
         pass
 
 
-def test_a_redis_that_is_away_is_told_of(engine: EmbeddedRedis, client: redis.Redis) -> None:
+def test_a_redis_that_is_away_is_told_of(valkey: EmbeddedRedis, client: redis.Redis) -> None:
     """The caller tries elsewhere, and the next one here again."""
     words = LastWords(client)
     assert words.send(CHANNEL, numbered(1))
-    engine.__exit__()
+    valkey.__exit__()
     until(lambda: not words.send(CHANNEL, numbered(2)))
     assert not words.send(CHANNEL, numbered(3))
     words.close()

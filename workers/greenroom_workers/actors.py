@@ -2,7 +2,7 @@
 
 import dramatiq
 
-from greenroom.signals.bell import ACTOR, QUEUE
+from greenroom.signals.bell import ACTOR, LOOK, QUEUE
 from greenroom_workers.broker import BellBroker, heard_at
 from greenroom_workers.execution import Executor
 
@@ -12,4 +12,7 @@ def declare_actors(broker: BellBroker, executor: Executor) -> None:
 
     @dramatiq.actor(broker=broker, queue_name=QUEUE, actor_name=ACTOR)
     def execute_due_runs() -> None:
-        executor.drain(rung_at=heard_at())
+        if broker.is_resting:
+            broker.leave([LOOK])
+        else:
+            executor.drain(rung_at=heard_at())

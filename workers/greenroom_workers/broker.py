@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import dramatiq
@@ -55,8 +55,8 @@ def sentinel_of(message: Message[Any] | MessageProxy) -> bytes:
 class BellConsumer(dramatiq.Consumer):
     """Takes sentinels off the list; when there are none, waits in Redis until there are."""
 
-    def __init__(self, bell: Bell, prefetch: int) -> None:
-        self.bell = bell
+    def __init__(self, broker: "BellBroker", prefetch: int) -> None:
+        self.broker = broker
         self.prefetch = prefetch
         """How many may be unanswered."""
         self.has_room = threading.Event()
@@ -75,12 +75,12 @@ class BellConsumer(dramatiq.Consumer):
 
     def requeue(self, messages: Iterable[MessageProxy]) -> None:
         """Leave messages for other processes."""
-        self._leave([sentinel_of(message) for message in messages])
+        self.broker.leave([sentinel_of(message) for message in messages])
 
     def close(self) -> None:
         """Leave for others what Dramatiq has not taken."""
-        self._leave(list(self._heard))
-        self._heard.clear()
+        heard, self._heard = self._heard, deque()
+        self.broker.leave(heard)
 
     def __next__(self) -> MessageProxy | None:
         """The next message, or None when none came for a while.
@@ -88,11 +88,15 @@ class BellConsumer(dramatiq.Consumer):
         Raises:
             ConnectionClosed: Redis is away, silent, or out of memory: Dramatiq looks again later.
         """
-        if not self._heard:
+        if self.broker.is_resting:
+            time.sleep(STOP_SECONDS)
+        elif not self._heard:
             if (room := self.prefetch - len(self._unanswered)) > 0:
                 self._listen(room)
             else:
                 self._await_room()
+        if self.broker.is_resting:
+            self.close()
         if not self._heard:
             return None
         message = HeardMessage(self._heard.popleft(), self._heard_at)
@@ -107,10 +111,11 @@ class BellConsumer(dramatiq.Consumer):
     def _listen(self, room: int) -> None:
         """Take what there is, or the first that comes: one round trip."""
         try:
-            with self.bell.client.pipeline(transaction=False) as pipeline:
-                pipeline.blpop([self.bell.list], LOOK_SECONDS)
+            bell = self.broker.bell
+            with bell.client.pipeline(transaction=False) as pipeline:
+                pipeline.blpop([bell.list], LOOK_SECONDS)
                 if room > 1:
-                    pipeline.lpop(self.bell.list, room - 1)
+                    pipeline.lpop(bell.list, room - 1)
                 first, *others = pipeline.execute()
         except redis.RedisError as error:
             raise ConnectionClosed(error) from error
@@ -119,13 +124,6 @@ class BellConsumer(dramatiq.Consumer):
             self._heard.append(first[1])
         for more in others:
             self._heard.extend(more or ())
-
-    def _leave(self, sentinels: list[bytes]) -> None:
-        try:
-            if sentinels:
-                self.bell.put(sentinels)
-        except redis.RedisError as error:
-            log.debug("bells not left for others", count=len(sentinels), error=repr(error))
 
 
 class WorkQueue(queue.PriorityQueue[Any]):
@@ -163,6 +161,8 @@ class BellBroker(dramatiq.Broker):
     def __init__(self, bell: Bell, middleware: list[Middleware]) -> None:
         super().__init__(middleware)
         self.bell = bell
+        self.is_resting = False
+        """The process stops: whoever hears the bell from now on leaves it to others."""
 
     def declare_queue(self, queue_name: str) -> None:
         """See the base class."""
@@ -175,22 +175,24 @@ class BellBroker(dramatiq.Broker):
         """See the base class."""
         if queue_name != QUEUE:
             raise QueueNotFound(queue_name)
-        return BellConsumer(self.bell, prefetch)
+        return BellConsumer(self, prefetch)
 
     def enqueue(self, message: Message[Any], *, delay: int | None = None) -> Message[Any]:
         """Ring for a message, after so many milliseconds; one of a process that ends is lost."""
         self.emit_before("enqueue", message, delay)
-        timer = threading.Timer((delay or 0) / 1000, self._ring, [sentinel_of(message)])
+        timer = threading.Timer((delay or 0) / 1000, self.leave, [[sentinel_of(message)]])
         timer.daemon = True
         timer.start()
         self.emit_after("enqueue", message, delay)
         return message
 
-    def _ring(self, sentinel: bytes) -> None:
+    def leave(self, sentinels: Collection[bytes]) -> None:
+        """Put sentinels back on the list, if there are any. What gets lost costs a sweep."""
         try:
-            self.bell.put([sentinel])
+            if sentinels:
+                self.bell.put(sentinels)
         except redis.RedisError as error:
-            log.debug("bell not rung again", error=repr(error))
+            log.debug("bells not left for others", count=len(sentinels), error=repr(error))
 
 
 def make_broker(client: redis.Redis, namespace: str, max_attempts: int) -> BellBroker:

@@ -219,7 +219,7 @@ class WorkerProcess:
     def stop(self) -> None:
         """Claim no more, let runs finish for a while, hand the rest back (nobody is charged)."""
         log.info("worker stopping", active=len(self.executor.active))
-        self.executor.is_stopping = True
+        self.executor.is_stopping = self.broker.is_resting = True
         deadline = time.monotonic() + self.config.shutdown_grace_seconds
         self._wait_until_idle(deadline)
         for run in list(self.executor.active.values()):
