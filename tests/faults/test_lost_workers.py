@@ -108,10 +108,11 @@ def test_a_killed_workers_run_is_finished_by_another(
                 seen.append(event)
                 name, data, _ = event
                 if killed is None and moment.has_come(name, data):
-                    (run,) = http.get(f"/threads/{thread_id}/runs").json()
-                    killed = deployment.worker_of(run["run_id"])
+                    # Before anything is asked: meanwhile the run would go on to its end.
                     if moment in {Moment.BEFORE_THE_END, Moment.WITH_THE_END}:
                         lock_thread(locks.enter_context(transaction(deployment)), thread_id)
+                    (run,) = http.get(f"/threads/{thread_id}/runs").json()
+                    killed = deployment.worker_of(run["run_id"])
                     if moment.statement:
                         wait_for_waiter(deployment, moment.statement)
                     since, killed_at = deployment.value(NOW), time.monotonic()

@@ -16,7 +16,7 @@ class Heard(NamedTuple):
 
 
 class Ear:
-    """Reads like redis-py's PubSub, at half of its price for a message.
+    """Reads like redis-py's PubSub, for less.
 
     That one looks before each read whether there is something to read, and again whether the
     connection stands, which its read tells as well.
