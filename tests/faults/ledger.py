@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import psutil
@@ -159,6 +160,8 @@ class Usage:
     """What living processes hold on to."""
 
     descriptors: int
+    pooled: int
+    """Of the descriptors, connections to Postgres and Redis."""
     threads: int
     children: int
     database_connections: int
@@ -178,8 +181,14 @@ def usage_of(deployment: Deployment, pids: Sequence[int] | None = None) -> Usage
     connections = deployment.value(
         "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'greenroom%'"
     )
+    ports = {urlsplit(uri).port for uri in (deployment.postgres.uri, deployment.redis.uri)}
     return Usage(
         descriptors=sum(process.num_fds() for process in everyone),
+        pooled=sum(
+            bool(connection.raddr) and connection.raddr.port in ports
+            for process in everyone
+            for connection in process.net_connections("tcp")
+        ),
         threads=sum(process.num_threads() for process in everyone),
         children=len(children),
         database_connections=connections,
