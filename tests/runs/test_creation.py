@@ -11,6 +11,7 @@ import pytest
 from deployment import Deployment, join, new_thread, start, until
 
 from greenroom.contract.fields import UUID_FORM
+from greenroom_workers.outcomes import LARGEST_ANSWER_BYTES
 
 
 def post(http: httpx.Client, path: str, key: str, **body: object) -> httpx.Response:
@@ -145,3 +146,26 @@ def test_metrics_count_slots_and_requests(http: httpx.Client) -> None:
     paths = re.findall(r'path="([^"]*)"', text)
     assert "/threads" in paths
     assert not [path for path in paths if UUID_FORM.search(path)], "a series for each id"
+
+
+@pytest.mark.parametrize("is_stateless", [False, True])
+@pytest.mark.parametrize(
+    ("graph", "given"),
+    [
+        pytest.param("echo", {"text": "x"}, id="small"),
+        pytest.param("echo", {"text": "x" * LARGEST_ANSWER_BYTES}, id="too large for the news"),
+        pytest.param("ask", {"text": "well?"}, id="a question"),
+        pytest.param("hostile", {"kind": "raise"}, id="a failure"),
+    ],
+)
+def test_who_waits_reads_what_a_joiner_reads(
+    http: httpx.Client, graph: str, given: dict[str, str], *, is_stateless: bool
+) -> None:
+    """The answer may have come with the news of the end, or from Postgres: the same bytes."""
+    place = "" if is_stateless else f"/threads/{new_thread(http)}"
+    body = {"assistant_id": graph, "input": given}
+    waited = http.post(f"{place}/runs/wait", json=body)
+    joined = http.get(f"{waited.headers['content-location']}/join")
+    assert waited.status_code == joined.status_code == 200
+    assert waited.content.lstrip(b"\n") == joined.content.lstrip(b"\n")
+    assert len(waited.content) > len(next(iter(given.values())))

@@ -40,6 +40,13 @@ def test_a_batch_survives_the_journey() -> None:
     assert unpack(pack(sent)) == sent
 
 
+def test_an_end_brings_its_answer_apart_from_its_frames() -> None:
+    """Who streams the run sees an end without frames; who waits for it has the answer."""
+    sent = Batch(Kind.END, uuid4(), 3, 1_700_000_000_000, 8, 0, b"", b'{"text":"hi"}')
+    assert unpack(pack(sent)) == sent
+    assert unpack(pack(replace(sent, answer=b""))) == replace(sent, answer=b"")
+
+
 def test_a_foreign_message_is_refused() -> None:
     """Whatever else somebody publishes on our channel is no batch."""
     with pytest.raises(ValueError, match="too short"):

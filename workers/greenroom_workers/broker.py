@@ -20,6 +20,7 @@ from dramatiq.middleware import CurrentMessage, Middleware, Retries
 from greenroom.errors import DatabaseUnavailable
 from greenroom.logs import get_logger
 from greenroom.signals.bell import ACTOR, QUEUE, Bell, make_sentinel, read_sentinel
+from greenroom.signals.straight import Command, Straight
 
 log = get_logger(__name__)
 
@@ -59,6 +60,7 @@ class BellConsumer(dramatiq.Consumer):
         self.broker = broker
         self.prefetch = prefetch
         """How many may be unanswered."""
+        self._straight = Straight(broker.bell.client)
         self.has_room = threading.Event()
         self._heard: deque[bytes] = deque()
         self._heard_at = 0.0
@@ -81,6 +83,7 @@ class BellConsumer(dramatiq.Consumer):
         """Leave for others what Dramatiq has not taken."""
         heard, self._heard = self._heard, deque()
         self.broker.leave(heard)
+        self._straight.close()
 
     def __next__(self) -> MessageProxy | None:
         """The next message, or None when none came for a while.
@@ -110,13 +113,12 @@ class BellConsumer(dramatiq.Consumer):
 
     def _listen(self, room: int) -> None:
         """Take what there is, or the first that comes: one round trip."""
+        bell = self.broker.bell.list
+        commands: list[Command] = [("BLPOP", bell, LOOK_SECONDS)]
+        if room > 1:
+            commands.append(("LPOP", bell, room - 1))
         try:
-            bell = self.broker.bell
-            with bell.client.pipeline(transaction=False) as pipeline:
-                pipeline.blpop([bell.list], LOOK_SECONDS)
-                if room > 1:
-                    pipeline.lpop(bell.list, room - 1)
-                first, *others = pipeline.execute()
+            first, *others = self._straight.ask(*commands)
         except redis.RedisError as error:
             raise ConnectionClosed(error) from error
         self._heard_at = time.monotonic()

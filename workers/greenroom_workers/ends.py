@@ -21,7 +21,7 @@ from greenroom.runs.queries import delete_checkpoints
 from greenroom.signals.sender import Signals
 from greenroom_workers.active_run import ActiveRun, Stop
 from greenroom_workers.inputs import is_temporary
-from greenroom_workers.outcomes import describe_error, interrupted, outcome_of
+from greenroom_workers.outcomes import answer_of, describe_error, interrupted, outcome_of
 
 log = get_logger(__name__)
 
@@ -87,6 +87,7 @@ class Ends:
             if action is CancelAction.ROLLBACK:
                 end = protocol.end_rolled_back() if protocol else None
                 has_ended, status, frame = self._roll_back(claim, end), "rolled back", b""
+                answer = b""
             else:
                 final = self._final(active, outcome)
                 frame = events.end_frame(wire.dumps(final.error)) if final.error else b""
@@ -97,7 +98,7 @@ class Ends:
                 except LeaseLost:
                     # Also of a run that was broken off, where nobody else would take it.
                     return "lost"
-                status = final.status
+                status, answer = final.status, answer_of(final)
             if has_ended:
                 break
             with self.database.statement() as connection:
@@ -105,7 +106,7 @@ class Ends:
             if not is_ours or wish == action:
                 return "lost"
             active.action = wish
-        events.announce_end(frame)
+        events.announce_end(frame, answer)
         if protocol is not None and end is not None:
             protocol.events.announce_end(end)
         return str(status)

@@ -19,6 +19,9 @@ TOLD = (ValueError, TypeError, KeyError, RuntimeError, AttributeError, TimeoutEr
 TOLD_MODULES = ("langgraph.", "greenroom.")
 HIDDEN_MESSAGE = "An internal error occurred"
 
+LARGEST_ANSWER_BYTES = 16 * 1024
+"""What goes with the news of an end to all who read the thread, whether they wait for it or not."""
+
 SERVER_KEYS = frozenset(
     {
         "run_id",
@@ -113,6 +116,14 @@ def output_of(graph: Pregel[Any, Any, Any, Any] | None, values: Any) -> Any:
     if isinstance(channels, str) or set(values) <= set(channels):
         return values
     return {key: value for key, value in values.items() if key in channels}
+
+
+def answer_of(outcome: Outcome) -> bytes:
+    """What `wait` answers, as `runs.service.answer` reads it; empty where it has to be read."""
+    if outcome.status in {RunStatus.ERROR, RunStatus.TIMEOUT}:
+        return b""
+    body = (outcome.output if outcome.output is not None else outcome.values) or b""
+    return body if len(body) <= LARGEST_ANSWER_BYTES else b""
 
 
 def visible_config(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from greenroom.graphs.group_commit import translated
 from greenroom.queue.life import Lease
@@ -85,9 +86,15 @@ RETURNING run_id
         """The frame of the error that ends the run; to be stored with the end, then sent."""
         return make_frame("error", data, self._next_id())
 
-    def announce_end(self, frames: bytes = b"") -> None:
-        """Tell the relays that the run's row is terminal; not before it is."""
-        self._send_last(self._batch(Kind.END, self.next_seq, 1 if frames else 0, frames))
+    def announce_end(self, frames: bytes = b"", answer: bytes = b"") -> None:
+        """Tell the relays that the run's row is terminal; not before it is.
+
+        Args:
+            frames: of a run that failed, its error event.
+            answer: of another, what `wait` answers; empty leaves that to be read from Postgres.
+        """
+        end = self._batch(Kind.END, self.next_seq, 1 if frames else 0, frames)
+        self._send_last(replace(end, answer=answer) if answer else end)
 
     def _next_id(self) -> EventId | None:
         return EventId(self.started_ms, self.next_seq) if self.is_logged else None

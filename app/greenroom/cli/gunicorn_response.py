@@ -1,10 +1,15 @@
 """gunicorn's response, which leaves with its headers and its first piece in one send."""
 
 import os
+import time
+from functools import lru_cache
 from typing import Any
 
 from gunicorn import util
 from gunicorn.http.wsgi import Response
+
+date_of = lru_cache(1)(util.http_date)
+"""What the Date of an answer says, made once a second."""
 
 
 class PromptResponse(Response):
@@ -16,6 +21,20 @@ class PromptResponse(Response):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.head = b""
+
+    def default_headers(self) -> list[str]:
+        """What every answer says of itself."""
+        major, minor = self.req.version or (1, 1)
+        ending = "close" if self.should_close() else "keep-alive"
+        lines = [
+            f"HTTP/{major}.{minor} {self.status}\r\n",
+            f"Server: {self.version}\r\n",
+            f"Date: {date_of(int(time.time()))}\r\n",
+            f"Connection: {'upgrade' if self.upgrade else ending}\r\n",
+        ]
+        if self.chunked:
+            lines.append("Transfer-Encoding: chunked\r\n")
+        return lines
 
     def send_headers(self) -> None:
         """Make the headers; the next write sends them."""
@@ -77,4 +96,7 @@ class PromptResponse(Response):
 
     def _send(self, data: bytes) -> None:
         head, self.head = self.head, b""
-        self.sock.sendall(head + data if head else data)
+        whole = head + data if head else data
+        # gevent's sendall asks first what kind of socket it has.
+        if (sent := self.sock.send(whole)) < len(whole):
+            self.sock.sendall(memoryview(whole)[sent:])

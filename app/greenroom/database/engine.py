@@ -3,12 +3,12 @@
 import select
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import namedtuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, ClassVar, cast
 
 import psycopg2.extensions
-from psycopg2.extras import NamedTupleCursor
 from sqlalchemy import Connection, ExceptionContext, TextClause, create_engine, event
 from sqlalchemy import exc as sqlalchemy_errors
 from sqlalchemy.pool import PoolProxiedConnection, QueuePool
@@ -114,7 +114,7 @@ class Database:
         try:
             with (
                 pooled.info[LINE] as line,
-                connection.cursor(cursor_factory=NamedTupleCursor) as cursor,
+                connection.cursor() as cursor,
             ):
                 yield Direct(cursor, pooled.info.setdefault(PLANS, {}), line)
             is_spare = not connection.closed
@@ -197,8 +197,21 @@ class Direct:
         if prepared is None:
             prepared = self._prepared[statement] = PreparedText(statement)
         self.line.renew()
-        self.cursor.execute(prepared.sql(self.plans, time.monotonic()), parameters)
-        return DirectResult(self.cursor.fetchall() if self.cursor.description else [])
+        cursor = self.cursor
+        cursor.execute(prepared.sql(self.plans, time.monotonic()), parameters)
+        if cursor.description is None:
+            return DirectResult()
+        if (make := prepared.make_row) is None:
+            make = prepared.make_row = row_maker(cursor.description)
+        return DirectResult(map(make, cursor.fetchall()))
+
+
+def row_maker(description: Sequence[Any]) -> Callable[[Sequence[Any]], Any]:
+    """Give rows attributes: their columns are the same whenever a text is executed."""
+    make_type: Callable[..., Any] = namedtuple  # noqa: PYI024 (the names come at run time)
+    names = [column.name for column in description]
+    make_row: Callable[[Sequence[Any]], Any] = make_type("Row", names, rename=True)._make
+    return make_row
 
 
 class DirectResult(list[Any]):

@@ -4,10 +4,10 @@ Planning takes longer than executing them: a run's admission, claim and end each
 psycopg2 has no prepared statements of its own, so they are SQL's (PREPARE, EXECUTE).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from typing import Final
+from typing import Any, Final
 
 from sqlalchemy import TextClause, text
 from sqlalchemy.dialects import postgresql
@@ -44,6 +44,8 @@ class PreparedText:
         name = NAMES.get(statement, "greenroom")
         parts = (part.strip() for part in statement.text.split(";"))
         self.parts = tuple(_read(name, part) for part in parts if part)
+        self.make_row: Callable[[Sequence[Any]], Any] | None = None
+        """Gives what the last part returns its attributes; None before that is known."""
 
     def sql(self, plans: dict[str, float], now: float) -> str:
         """What to send on a connection.

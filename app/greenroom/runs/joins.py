@@ -42,7 +42,7 @@ def join(
             wait_for_end(
                 subscription,
                 app.config.heartbeat_seconds,
-                lambda: service.answer(app.database, thread_id, run_id, scope),
+                lambda _told: service.answer(app.database, thread_id, run_id, scope),
             ),
             subscription,
             headers=headers,

@@ -211,7 +211,7 @@ def _create_and_wait(
         chunks = wait_for_end(
             subscription,
             app.config.heartbeat_seconds,
-            lambda: service.answer(app.database, target, run_id),
+            lambda told: told or service.answer(app.database, target, run_id),
         )
         return streamed(
             chunks,
@@ -272,7 +272,7 @@ def _cancel_and_wait(thread_id: UUID, run_id: UUID, action: CancelAction) -> Res
         service.cancel(app.database, app.signals, thread_id, [run_id], action, scope("threads"))
         subscription.is_watched = True
         return streamed(
-            wait_for_end(subscription, app.config.heartbeat_seconds, lambda: b"{}"),
+            wait_for_end(subscription, app.config.heartbeat_seconds, lambda _told: b"{}"),
             subscription,
             headers={**JSON_HEADERS, "content-location": path, "location": f"{path}/join"},
         )

@@ -6,6 +6,8 @@ from typing import Final
 
 import redis
 
+from greenroom.signals.straight import Straight
+
 QUEUE: Final = "runs"
 ACTOR: Final = "execute_due_runs"
 LONGEST_QUEUE: Final = 1000
@@ -17,11 +19,17 @@ FAILED_LOOK: Final = re.compile(rb"look ([0-9]{1,3})")
 class Bell:
     """Wakes workers. Losing a ring costs one sweep interval, an extra one a cheap query."""
 
-    def __init__(self, client: redis.Redis, namespace: str) -> None:
+    def __init__(self, client: redis.Redis, namespace: str, *, is_alone: bool = False) -> None:
+        """Open nothing yet.
+
+        Args:
+            is_alone: one greenlet rings at a time, so that a connection can be kept for it.
+        """
         self.client = client
         self.list = f"{namespace}:{QUEUE}"
         self._length = 0
         """Of the list, when Redis last told."""
+        self._straight = Straight(client) if is_alone else None
 
     def ring(self, times: int = 1) -> None:
         """Put so many sentinels on the list, in one round trip, unless it is long enough.
@@ -39,7 +47,10 @@ class Bell:
 
         Raises: as `ring`.
         """
-        self._length = self.client.rpush(self.list, *sentinels)
+        if self._straight is None:
+            self._length = self.client.rpush(self.list, *sentinels)
+        else:
+            (self._length,) = self._straight.ask(("RPUSH", self.list, *sentinels))
 
 
 def make_sentinel(failures: int) -> bytes:

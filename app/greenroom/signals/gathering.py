@@ -4,6 +4,7 @@ from typing import Any
 
 import gevent
 
+from greenroom.signals.bell import Bell
 from greenroom.signals.sender import Signals
 
 GATHER_SECONDS = 0.003
@@ -18,6 +19,7 @@ class GatheringSignals(Signals):
 
     def __init__(self, *options: Any) -> None:
         super().__init__(*options)
+        self.bell = Bell(self.client, self.keys.bell, is_alone=True)
         self._rings = 0
         self._is_ringing = False
 

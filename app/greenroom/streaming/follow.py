@@ -161,16 +161,21 @@ def stream_run(
 
 
 def wait_for_end(
-    subscription: Subscription, heartbeat_seconds: float, answer: Callable[[], bytes]
+    subscription: Subscription, heartbeat_seconds: float, answer: Callable[[bytes], bytes]
 ) -> Iterator[bytes]:
-    """Yield a line break now and then until the run ends, then the answer."""
+    """Yield a line break now and then until the run ends, then the answer.
+
+    Args:
+        answer: gets what came with the end, which may be nothing.
+    """
     subscription.wants_events = False
     next_beat = time.monotonic() + heartbeat_seconds
     while not subscription.is_gone:
         batches = subscription.take(max(0.0, next_beat - time.monotonic()))
-        if any(batch.kind is Kind.END for batch in batches):
-            yield answer()
-            return
+        for batch in batches:
+            if batch.kind is Kind.END:
+                yield answer(batch.answer)
+                return
         if time.monotonic() >= next_beat:
             next_beat += heartbeat_seconds
             yield b"\n"

@@ -31,6 +31,8 @@ class Kind(StrEnum):
     """The thread's state was updated outside a run."""
     PIECE = "P"
     """A part of a message too large to be sent at once: where it begins, of how many, its bytes."""
+    ANSWERED = "A"
+    """On its way, an END without frames: its bytes are what who waits for the run is answered."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,9 @@ class Batch:
     first_seq: int
     count: int
     frames: bytes
+    answer: bytes = b""
+    """Of an END without frames, what `wait` answers; empty where that is to be read from Postgres.
+    """
 
     @property
     def next_seq(self) -> int:
@@ -95,16 +100,17 @@ class EventId:
 
 def pack(batch: Batch) -> bytes:
     """Make the message of a batch."""
+    kind, payload = (Kind.ANSWERED, batch.answer) if batch.answer else (batch.kind, batch.frames)
     return (
         HEADER.pack(
-            batch.kind.encode(),
+            kind.encode(),
             batch.run_id.bytes,
             batch.lease_token,
             batch.started_ms,
             batch.first_seq,
             batch.count,
         )
-        + batch.frames
+        + payload
     )
 
 
@@ -151,16 +157,11 @@ def unpack(message: bytes) -> Batch:
     """
     if len(message) < HEADER.size:
         raise ValueError("too short for a batch")
-    kind, run_id, token, started_ms, first_seq, count = HEADER.unpack_from(message)
-    return Batch(
-        Kind(kind.decode()),
-        UUID(bytes=run_id),
-        token,
-        started_ms,
-        first_seq,
-        count,
-        message[HEADER.size :],
-    )
+    name, run_id, token, started_ms, first_seq, count = HEADER.unpack_from(message)
+    kind, frames, answer = Kind(name.decode()), message[HEADER.size :], b""
+    if kind is Kind.ANSWERED:
+        kind, frames, answer = Kind.END, b"", frames
+    return Batch(kind, UUID(bytes=run_id), token, started_ms, first_seq, count, frames, answer)
 
 
 def make_frame(event: str, data: bytes, event_id: EventId | None = None) -> bytes:
