@@ -79,7 +79,7 @@ class Floor:
         await closed_loop(self.sizes.posting_clients, 60, 60, self.echo)
 
     async def touch(self) -> None:
-        """As in scenarios.py: after this, Postgres knows what was committed before."""
+        """As in runs.py: after this, Postgres knows what was committed before."""
         await asyncio.sleep(FLUSH_SECONDS)
         await closed_loop(self.sizes.posting_clients, TOUCHES, 60, self.echo)
 
