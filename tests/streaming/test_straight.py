@@ -1,11 +1,13 @@
 """Commands on a connection of their own."""
 
+import asyncio
+
 import pytest
 import redis
 
 from greenroom.cli.embedded import EmbeddedRedis
-from greenroom.signals.connection import connect
-from greenroom.signals.straight import Straight
+from greenroom.signals.connection import connect, connect_async
+from greenroom.signals.straight import AsyncStraight, Straight
 
 
 def test_what_is_asked_together_is_answered_in_order(valkey: EmbeddedRedis) -> None:
@@ -53,3 +55,38 @@ def test_a_redis_that_is_away_is_told_of(valkey: EmbeddedRedis) -> None:
     for _ in range(2):
         with pytest.raises(redis.ConnectionError):
             straight.ask(("ECHO", "there"))
+
+
+def test_on_a_loop_a_refusal_is_an_answer_among_others(valkey: EmbeddedRedis) -> None:
+    """Of those who ask together only one is refused."""
+
+    async def ask() -> list[object]:
+        client = connect_async(valkey.uri)
+        straight = AsyncStraight(client)
+        answers = await straight.ask(("ECHO", "a"), ("NO-SUCH-COMMAND",), ("ECHO", "b"))
+        await straight.close()
+        await client.aclose()
+        return answers
+
+    first, refused, last = asyncio.run(ask())
+    assert [first, last] == [b"a", b"b"]
+    assert isinstance(refused, redis.ResponseError)
+
+
+def test_on_a_loop_a_connection_that_was_cut_costs_nothing(valkey: EmbeddedRedis) -> None:
+    """Nor does a question that nobody waits for any more leave its answer to the next."""
+
+    async def ask() -> list[object]:
+        client = connect_async(valkey.uri)
+        straight = AsyncStraight(client)
+        (own,) = await straight.ask(("CLIENT", "ID"))
+        connect(valkey.uri).client_kill_filter(_id=str(own))
+        (new,) = await straight.ask(("CLIENT", "ID"))
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(straight.ask(("BLPOP", "straight:late", 1)), 0.1)
+        answers = await straight.ask(("ECHO", "now"))
+        await straight.close()
+        await client.aclose()
+        return [new != own, *answers]
+
+    assert asyncio.run(ask()) == [True, b"now"]

@@ -1,4 +1,4 @@
-"""What all runs of a process tell Redis: one pipeline after another, each with all that waits."""
+"""What all runs of a process tell Redis: one round trip after another, each with all that waits."""
 
 import asyncio
 from collections.abc import Sequence
@@ -7,8 +7,8 @@ from typing import Any
 import redis
 import redis.asyncio
 
-Command = tuple[str | bytes | int, ...]
-"""A command and its arguments, such as `("PUBLISH", channel, message)`."""
+from greenroom.signals.straight import AsyncStraight, Command
+
 Waiting = tuple[Sequence[Command], "asyncio.Future[list[Any]]"]
 
 
@@ -16,7 +16,7 @@ class Sender:
     """Belongs to one loop. A round trip costs as much for twenty commands as for one."""
 
     def __init__(self, client: redis.asyncio.Redis) -> None:
-        self.client = client
+        self._straight = AsyncStraight(client)
         self._waiting: list[Waiting] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -37,6 +37,7 @@ class Sender:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        await self._straight.close()
 
     async def _send_all(self) -> None:
         try:
@@ -48,11 +49,8 @@ class Sender:
 
     async def _send(self, waiting: Sequence[Waiting]) -> None:
         try:
-            async with self.client.pipeline(transaction=False) as pipeline:
-                for commands, _ in waiting:
-                    for command in commands:
-                        pipeline.execute_command(*command)
-                answers = iter(await pipeline.execute(raise_on_error=False))
+            together = [command for commands, _ in waiting for command in commands]
+            answers = iter(await self._straight.ask(*together))
         except (redis.RedisError, OSError) as error:
             for _, future in waiting:
                 settle(future, error)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -88,8 +89,19 @@ def prepare(
     run_id, target = new_id(), thread_id or own_thread_id or uuid4()
 
     def make(find: Find, *, is_fresh: bool) -> Prepared:
-        made = _make(project, body, find, thread_id, target, run_id, caller, is_fresh=is_fresh)
-        return replace(made, new=replace(made.new, is_heard=is_heard))
+        if (assistant := find(body.assistant_id)) is None:
+            raise NotFound(UNKNOWN)
+        return prepare_for(
+            assistant,
+            body,
+            thread_id,
+            target,
+            run_id=run_id,
+            caller=caller,
+            made_from=None if is_fresh else assistant.updated_at,
+            ttl=default_ttl(project),
+            is_heard=is_heard,
+        )
 
     scope = caller.scope("assistants")
     if scope is not None and body.assistant_id not in project.graphs:
@@ -110,24 +122,6 @@ def prepare(
     return replace(prepared, again=again)
 
 
-def _make(
-    project: Project,
-    body: RunCreate,
-    find: Find,
-    thread_id: UUID | None,
-    target: UUID,
-    run_id: UUID,
-    caller: Caller,
-    *,
-    is_fresh: bool,
-) -> Prepared:
-    if (assistant := find(body.assistant_id)) is None:
-        raise NotFound(UNKNOWN)
-    made = prepare_for(assistant, body, thread_id, target, run_id=run_id, caller=caller)
-    new = replace(made.new, assistant_updated_at=None if is_fresh else assistant.updated_at)
-    return replace(made, new=new, ttl=None if made.is_temporary else default_ttl(project))
-
-
 def prepare_for(
     assistant: Any,
     body: RunCreate,
@@ -137,6 +131,9 @@ def prepare_for(
     run_id: UUID | None = None,
     origin: Mapping[str, str] | None = None,
     caller: Caller = ANYONE,
+    made_from: datetime | None = None,
+    ttl: Ttl | None = None,
+    is_heard: bool = False,
 ) -> Prepared:
     """Work out what a run of an assistant that has been found will store.
 
@@ -146,6 +143,9 @@ def prepare_for(
         own_thread_id: as for `prepare`.
         run_id: None makes one up.
         origin: the id of what starts it, for `configurable`; None for a client's request.
+        made_from: when the assistant was changed last, if that may be known too late.
+        ttl: of the thread that it makes, unless that is temporary.
+        is_heard: as for `prepare`.
     Raises:
         BadRequest: both `config.configurable` and `context` are given.
         HandlerFailed: nobody knows which of the metadata are to be encrypted.
@@ -178,13 +178,16 @@ def prepare_for(
             webhook=body.webhook,
             base_metadata=base_metadata,
             if_thread_status=wanted_statuses(body),
+            assistant_updated_at=made_from,
             scope=caller.scope("threads"),
+            is_heard=is_heard,
         ),
         kwargs=kwargs,
         creates_thread=is_stateless
         or (isinstance(body, RunCreateStateful) and body.if_not_exists == "create"),
         is_temporary=is_stateless and not keep,
         thread_metadata={**body.metadata, **ids},
+        ttl=ttl if keep or not is_stateless else None,
     )
 
 

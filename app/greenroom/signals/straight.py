@@ -3,6 +3,7 @@
 from typing import Any
 
 import redis
+import redis.asyncio
 
 Command = tuple[str | bytes | float, ...]
 
@@ -47,3 +48,45 @@ class Straight:
     def close(self) -> None:
         """Disconnect; the next question connects again."""
         self._connection.disconnect()
+
+
+class AsyncStraight:
+    """The same on an event loop, where nobody else asks meanwhile."""
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        """Open nothing yet; `client` says where."""
+        self._connection = client.connection_pool.make_connection()
+
+    async def ask(self, *commands: Command) -> list[Any]:
+        """The answers to commands that may be sent twice; of one that was refused, the error.
+
+        Raises:
+            redis.RedisError, OSError: Redis is away, or silent.
+        """
+        is_new = not self._connection.is_connected
+        try:
+            return await self._ask(commands)
+        except redis.ConnectionError:
+            if is_new:
+                raise
+            return await self._ask(commands)
+
+    async def _ask(self, commands: tuple[Command, ...]) -> list[Any]:
+        connection = self._connection
+        try:
+            packed = connection.pack_commands(commands)
+            await connection.send_packed_command(packed, check_health=False)
+            return [await self._read() for _ in commands]
+        except BaseException:
+            await self.close()
+            raise
+
+    async def _read(self) -> Any:
+        try:
+            return await self._connection.read_response()
+        except redis.ResponseError as error:
+            return error
+
+    async def close(self) -> None:
+        """Disconnect; the next question connects again."""
+        await self._connection.disconnect(nowait=True)
