@@ -5,6 +5,7 @@ import json
 import re
 import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing
 from urllib.parse import urlsplit
 from uuid import uuid4
@@ -216,6 +217,16 @@ def test_no_header_leads_round_it(wrapped: httpx.Client, headers: dict[str, str]
         answer = wrapped.post(path, json={}, headers=headers)
         assert answer.status_code in {200, 400, 404, 405, 422}
         assert is_marked(answer), (path, answer.text)
+
+
+def test_answers_that_come_before_the_body_was_read_are_not_lost(wrapped: httpx.Client) -> None:
+    """Nobody reads what is sent to a path that does not exist: that must not cost the answer."""
+
+    def ask(_number: int) -> int:
+        return wrapped.post("/nothing", json={"much": "x" * 2000}).status_code
+
+    with ThreadPoolExecutor(16) as pool:
+        assert set(pool.map(ask, range(800))) == {404}
 
 
 def test_health_is_told_without_it(wrapped: httpx.Client) -> None:

@@ -7,6 +7,13 @@ from flask import Flask, Request, Response
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
+JSON_HEADERS = (
+    ("content-type", "application/json"),
+    ("vary", "Origin, Accept-Encoding"),
+    ("x-content-type-options", "nosniff"),
+)
+"""Of a JsonResponse, for which `cors`, `compression` and `protection` need not add them."""
+
 
 class JsonResponse(Response):
     """An answer that is whole when it is made, and needs nothing more to leave.

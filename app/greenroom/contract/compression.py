@@ -4,6 +4,8 @@ import gzip
 
 from flask import Flask, Response, request
 
+from greenroom.contract.api import JsonResponse
+
 SMALLEST_BYTES = 4096
 """Below this the headers cost more than the compression saves."""
 LEVEL = 1
@@ -15,9 +17,10 @@ def install(app: Flask) -> None:
 
     @app.after_request
     def compress(response: Response) -> Response:
-        if response.headers.get("content-type") != "application/json" or response.is_streamed:
-            return response
-        response.headers["vary"] = "Origin, Accept-Encoding"
+        if not isinstance(response, JsonResponse):
+            if response.headers.get("content-type") != "application/json" or response.is_streamed:
+                return response
+            response.headers["vary"] = "Origin, Accept-Encoding"
         data = response.get_data()
         if len(data) < SMALLEST_BYTES:
             return response

@@ -12,7 +12,7 @@ from werkzeug.datastructures import Headers
 from greenroom import encryption, wire
 from greenroom.auth.caller import ANYONE
 from greenroom.auth.questions import OPEN, Access
-from greenroom.contract.api import JsonResponse
+from greenroom.contract.api import JSON_HEADERS, JsonResponse
 from greenroom.contract.fields import parse_uuid
 from greenroom.contract.services import services
 from greenroom.errors import BodyTooLarge, InvalidRequest
@@ -147,8 +147,7 @@ def dump(reply: Reply) -> Response:
         del response.headers["content-type"]
         return response
     data = reply.value if isinstance(reply.value, bytes) else wire.dumps(reply.value)
-    headers = Headers([("content-type", "application/json"), *reply.headers.items()])
-    return JsonResponse(data, reply.status, headers)
+    return JsonResponse(data, reply.status, Headers([*JSON_HEADERS, *reply.headers.items()]))
 
 
 def read_json() -> Any:

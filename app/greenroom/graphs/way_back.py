@@ -181,6 +181,9 @@ class WayBack:
 
     async def _send(self, event: h11.Event) -> None:
         data = self._http.send(event)
+        if self._writer.is_closing():
+            # It has broken before, and uvloop takes nothing more.
+            return
         try:
             self._writer.write(data or b"")
             await self._writer.drain()
@@ -325,7 +328,9 @@ def head_of(
     return h11.Request(
         method=scope["method"],
         target=target + b"?" + query if query else target,
-        headers=[*headers, (b"connection", b"close"), *framing, *pack(told)],
+        # Not "connection: close": at that the web would hang up on what it has not read, and an
+        # answer that lies between would be lost with it. The one who asks hangs up.
+        headers=[*headers, *framing, *pack(told)],
     )
 
 
