@@ -66,6 +66,9 @@ class LastWords:
         """
         now = time.monotonic()
         is_stale, self._used_at = now - self._used_at > STALE_SECONDS, now
+        if not self._unread:
+            # Nothing was to be heard until now.
+            self._heard_at = now
         if not is_stale and self._unread < MANY:
             return
         while self._connection.can_read(0):
