@@ -17,7 +17,7 @@ CUTS = [
     pytest.param({"requests": True, "answers": False}, id="requests lost"),
     pytest.param({"requests": False, "answers": True}, id="answers lost"),
 ]
-N = 16
+N = 32
 
 
 def start_steps(http: httpx.Client, ledger: Ledger, journal: Path) -> dict[str, Any]:
@@ -55,10 +55,9 @@ def test_a_worker_without_postgres_stops_before_another_begins(
             journals = [tmp_path / str(number) for number in range(8 if is_full else 3)]
             runs = [start_steps(http, ledger, journal) for journal in journals]
             until(lambda: all(journal.exists() for journal in journals))
+            other = deployment.start_worker()
             proxy.partition(**cut)
             one.kills += 1
-            # Not before: the runs might have ended when it is there at last.
-            other = deployment.start_worker()
             with one.recovery():
                 until(lambda: all(other.pid in steps_of(journal) for journal in journals))
             for run, journal in zip(runs, journals, strict=True):

@@ -166,6 +166,7 @@ def test_many_clients_that_leave_at_once_leave_nothing_behind(
         # of a kind: a tenth of the clients at least.
         assert second.pooled <= first.pooled + clients // 50
         assert second.threads <= first.threads + 2
+        assert second.database_connections <= first.database_connections + 2
         assert second.megabytes < first.megabytes + 30
         steps = "SELECT count(*) FROM run WHERE graph_id = 'steps'"
         one.runs = 1 + deployment.value(steps)
