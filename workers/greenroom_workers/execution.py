@@ -51,7 +51,9 @@ STOP_GRACE_SECONDS = 5.0
 """How long a graph that was asked to stop may take before it is asked again."""
 STOP_REQUESTS = 3
 """How often it is asked before its run ends without it."""
-FLAG_DELAY_SECONDS = 0.02
+FLAG_DELAY_SECONDS = 0.1
+"""Until a run's attempt is counted in Redis and its flag is read. A wish is in the row first, where
+the claim and the end look: the flag is for runs that go on."""
 FEW_RUNS = 2
 """Beside so few others a run tells its beginning and its end from its own thread: the I/O loop
 would have to wait for the interpreter. Beside more it sends for all of them at once."""
@@ -129,11 +131,16 @@ class Executor:
                 return
 
     def _must_look_again(self, ended: ActiveRun) -> bool:
-        """Whether nobody rings for what may be due: a look that another's bell asks for is spared.
+        """Whether something is due that no idle thread of ours will be woken for.
 
-        Without Redis nobody rings for those that came while the run was on.
+        Where one is idle, a bell that has been heard is its to answer. With all of them busy we are
+        the next: bells can wait, here and in Redis, until a look finds nothing.
         """
-        return ended.is_work_left and not self.has_bell()
+        return ended.is_work_left and (self._is_full() or not self.has_bell())
+
+    def _is_full(self) -> bool:
+        """Whether every thread but the one that asks executes a run."""
+        return len(self.active) >= self.config.slots - 1
 
     def execute(self, claim: Claim, asked_at: float) -> ActiveRun:
         """Execute a claimed run and make its end known; a fault of ours goes to the log alone.

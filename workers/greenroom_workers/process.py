@@ -1,5 +1,6 @@
 """The worker process: opens everything, works until it is told to stop, hands back what is left."""
 
+import contextlib
 import dataclasses
 import faulthandler
 import os
@@ -72,6 +73,7 @@ def main() -> None:
     Exits with EX_CONFIG when the settings are wrong: no restart can mend those.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
+    give_way()
     stopping, nudge = threading.Event(), threading.Event()
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -104,6 +106,19 @@ def main() -> None:
             nudge.wait(worker.pulse_seconds)
     faulthandler.cancel_dump_traceback_later()
     worker.stop()
+
+
+def give_way() -> None:
+    """Take no core from who has it when we wake up: requests are answered while runs compute.
+
+    Our share of a busy machine stays the same (SCHED_BATCH, sched(7)). Threads and what user code
+    starts inherit it.
+    """
+    policy: int | None = getattr(os, "SCHED_BATCH", None)
+    if policy is not None:
+        # A sandbox may forbid it, and nothing depends on it.
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, policy, os.sched_param(0))
 
 
 class WorkerProcess:
