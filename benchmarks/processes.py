@@ -116,7 +116,8 @@ class Processes:
 
 def part_of(process: psutil.Process) -> str:
     """Name what a process is for."""
-    name = process.name()
+    # A second process of a kind has a number.
+    name = process.name().removesuffix("-2")
     if name.startswith("postgres"):
         return "postgres"
     if "valkey" in name or "redis" in name:

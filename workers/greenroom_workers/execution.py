@@ -42,6 +42,7 @@ from greenroom_workers.own_tasks import OwnTasks, Stray
 from greenroom_workers.parts import parts_of
 from greenroom_workers.protocol_run import ProtocolRun, is_native, native_parts
 from greenroom_workers.publisher import RunEvents
+from greenroom_workers.reserve import Reserve
 from greenroom_workers.run_loop import RunLoop
 from greenroom_workers.run_threads import GraphStuck, RunThreads
 
@@ -75,9 +76,11 @@ class Executor:
         signals: Signals,
         worker_id: str,
         wake_deliveries: Callable[[], None],
+        reserve: Reserve | None = None,
     ) -> None:
         self.config = config
         self.database = database
+        self.reserve = reserve
         self.registry = registry
         self.io = io
         self.signals = signals
@@ -91,8 +94,9 @@ class Executor:
         """Set when a run begins; cleared by whoever has nothing to do without runs."""
         self.strays: list[Stray] = []
         """What ended runs have left at work."""
-        self.on_return: Callable[[], None] = lambda: None
-        """Called in the thread of an abandoned run when its code lets go after all."""
+        self.retire_thread: Callable[[], None] = lambda: None
+        """Called in a thread that is not wanted any more: that of an abandoned run whose code lets
+        go after all, and of a slot that the second process takes."""
         self.has_bell: Callable[[], bool] = lambda: False
         """Whether a bell has been heard that no thread has answered yet."""
         self.is_cut_off: Callable[[], bool] = lambda: False
@@ -124,8 +128,8 @@ class Executor:
                     self._looked_in_vain_at = max(asked_at, self._looked_in_vain_at)
                 return
             ended = self.execute(claim, asked_at)
-            if ended.is_abandoned:
-                self.on_return()
+            if ended.is_abandoned or self._is_surplus(ended):
+                self.retire_thread()
                 return
             if not (is_suspect or self.io.is_redis_away or self._must_look_again(ended)):
                 return
@@ -140,7 +144,17 @@ class Executor:
 
     def _is_full(self) -> bool:
         """Whether every thread but the one that asks executes a run."""
-        return len(self.active) >= self.config.slots - 1
+        return len(self.active) >= self.slots - 1
+
+    @property
+    def slots(self) -> int:
+        """Runs that this process executes at once."""
+        return self.config.slots + (self.reserve.slots if self.reserve else 0)
+
+    def _is_surplus(self, ended: ActiveRun) -> bool:
+        if self.reserve is None:
+            return False
+        return self.reserve.takes_slot(is_work_left=ended.is_work_left)
 
     def execute(self, claim: Claim, asked_at: float) -> ActiveRun:
         """Execute a claimed run and make its end known; a fault of ours goes to the log alone.

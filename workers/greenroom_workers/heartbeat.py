@@ -69,7 +69,7 @@ class Heartbeat:
             for run in active:
                 if run.claim.lease.run_id in held:
                     run.leased_at = began
-            life.beat(connection, self.executor.worker_id, self.config.slots)
+            life.beat(connection, self.executor.worker_id, self.executor.slots)
         self._heard_at = began
         for run in active:
             lease = run.claim.lease

@@ -1,7 +1,7 @@
-"""One parent for the graphs process and the worker of `greenroom dev`: both are forked from it.
+"""One parent for the graphs process and the workers of `greenroom dev`: they are forked from it.
 
-What the two need of langgraph is imported once, here, and its memory shared: a start takes half the
-time, and the second process costs what it adds. The user's code is imported in the children alone,
+What they need of langgraph is imported once, here, and its memory shared: a start takes half the
+time, and each process costs what it adds. The user's code is imported in the children alone,
 so that a reload begins with a clean slate. Without reloads it forks them and ends.
 """
 
@@ -9,39 +9,52 @@ import gc
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import FrameType
+from typing import NamedTuple
 
 from greenroom.cli import graphs
-from greenroom.cli.environment import GRAPHS, HOLD, RELOAD, WORKER, own_environment
+from greenroom.cli.environment import (
+    GRAPHS,
+    HOLD,
+    RELOAD,
+    SECOND_WORKER,
+    SLOTS,
+    WORKER,
+    own_environment,
+    share_slots,
+)
 from greenroom.cli.processes import fork
 from greenroom.cli.supervisor import Command, Supervisor
 from greenroom.cli.worker import KILL_MARGIN_SECONDS
 from greenroom.collector import give_back
-from greenroom.config import load_config
+from greenroom.config import Config, load_config
 from greenroom.errors import ConfigError
 from greenroom.graphs import host as _shared  # noqa: F401 (what the graphs process will need)
 from greenroom.logs import configure_logs
 from greenroom_workers import process
+from greenroom_workers.reserve import Reserve
 
-CHILDREN = (
-    # It keeps nothing, and user code may block its ears: see cli.web.
-    (GRAPHS, graphs.serve, signal.SIGKILL),
-    (WORKER, process.main, signal.SIGTERM),
-)
+
+class Child(NamedTuple):
+    """What is forked, as `greenroom.cli.processes.fork` takes it."""
+
+    name: str
+    call: Callable[[], None]
+    death_signal: signal.Signals
+    environment: Mapping[str, str]
+    kept_fd: int | None = None
 
 
 def main() -> None:
-    """Keep both running until SIGTERM; RELOAD starts them anew."""
-    try:
-        config = load_config()
-    except ConfigError as error:
-        sys.stderr.write(f"greenroom: {error}\n")
-        sys.exit(os.EX_CONFIG)
-    configure_logs(config.log_level, as_json=config.log_json)
-    environment = own_environment()
+    """Keep them running until SIGTERM; RELOAD starts them anew."""
+    config = read_config()
     commands = [
-        Command(name, (), environment, death_signal, call=call)
-        for name, call, death_signal in CHILDREN
+        Command(
+            child.name, (), child.environment, child.death_signal, (), child.call, child.kept_fd
+        )
+        for child in describe_children(config)
     ]
     supervisor = Supervisor(commands, config.shutdown_grace_seconds + KILL_MARGIN_SECONDS)
     supervisor.holds_misconfigured = HOLD in sys.argv[1:]
@@ -56,14 +69,50 @@ def main() -> None:
 
 
 def bear(heir_pid: int, told_fd: int) -> None:
-    """Fork both once, for whoever supervises them from then on (greenroom.cli.adoption)."""
+    """Fork them once, for whoever supervises them from then on (greenroom.cli.adoption)."""
+    children = describe_children(read_config())
     share_memory()
+    for child in children:
+        pid = fork(
+            child.call,
+            child.name,
+            death_signal=child.death_signal,
+            environment=child.environment,
+            heir_pid=heir_pid,
+            kept_fd=child.kept_fd,
+        ).pid
+        os.write(told_fd, f"{child.name} {pid}\n".encode())
+
+
+def read_config() -> Config:
+    """Read the settings; ends the process where they are wrong."""
+    try:
+        config = load_config()
+    except ConfigError as error:
+        sys.stderr.write(f"greenroom: {error}\n")
+        sys.exit(os.EX_CONFIG)
+    configure_logs(config.log_level, as_json=config.log_json)
+    return config
+
+
+def describe_children(config: Config) -> list[Child]:
+    """The graphs process, the worker, and asleep at a pipe the second worker."""
     environment = own_environment()
-    for name, call, death_signal in CHILDREN:
-        child = fork(
-            call, name, death_signal=death_signal, environment=environment, heir_pid=heir_pid
-        )
-        os.write(told_fd, f"{name} {child.pid}\n".encode())
+    first, second = share_slots(config.slots)
+    # The graphs process keeps nothing, and user code may block its ears: see cli.web.
+    graphs_child = Child(GRAPHS, graphs.serve, signal.SIGKILL, environment)
+    ours = {**environment, SLOTS: str(first)}
+    if not second:
+        return [graphs_child, Child(WORKER, process.main, signal.SIGTERM, ours)]
+    waiting, calling = os.pipe()
+    work = partial(process.main, Reserve(second, calling))
+    wait = partial(process.main_of_reserve, waiting)
+    theirs = {**environment, SLOTS: str(second)}
+    return [
+        graphs_child,
+        Child(WORKER, work, signal.SIGTERM, ours, calling),
+        Child(SECOND_WORKER, wait, signal.SIGTERM, theirs, waiting),
+    ]
 
 
 def share_memory() -> None:

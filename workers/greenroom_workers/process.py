@@ -39,6 +39,7 @@ from greenroom_workers.identity import make_worker_id
 from greenroom_workers.io_thread import IoThread
 from greenroom_workers.isolation import Isolation
 from greenroom_workers.priorities import make_cron_priorities
+from greenroom_workers.reserve import Reserve, await_call
 from greenroom_workers.stuck import StuckRuns
 from greenroom_workers.upkeep import Upkeep
 
@@ -65,10 +66,13 @@ HAND_BACK_SECONDS = 5.0
 """How long runs get to end once they are asked to."""
 
 
-def main() -> None:
+def main(reserve: Reserve | None = None) -> None:
     """Run a worker until SIGTERM or SIGINT; a second SIGINT ends it at once.
 
     With `--apart`: execute the suspects that wait, then end.
+
+    Args:
+        reserve: who may take over a part of the slots; None: nobody waits for it.
 
     Exits with EX_CONFIG when the settings are wrong: no restart can mend those.
     """
@@ -90,8 +94,8 @@ def main() -> None:
         configure_logs(config.log_level, as_json=config.log_json)
         export_project_environment(config.project)
         install_keys(config, load_ask)
-        kind = ApartProcess if APART in sys.argv[1:] else WorkerProcess
-        worker = kind(config, nudge)
+        is_apart = APART in sys.argv[1:]
+        worker = ApartProcess(config, nudge) if is_apart else WorkerProcess(config, nudge, reserve)
     except ConfigError as error:
         sys.stderr.write(f"greenroom: {error}\n")
         sys.exit(os.EX_CONFIG)
@@ -106,6 +110,12 @@ def main() -> None:
             nudge.wait(worker.pulse_seconds)
     faulthandler.cancel_dump_traceback_later()
     worker.stop()
+
+
+def main_of_reserve(fd: int) -> None:
+    """Be a worker as soon as the first one calls, or is gone; see greenroom_workers.reserve."""
+    await_call(fd)
+    main()
 
 
 def give_way() -> None:
@@ -126,14 +136,18 @@ class WorkerProcess:
 
     Args:
         nudge: set it to have the main thread look after everything now.
+        reserve: whose slots are ours until it is called.
     """
 
-    def __init__(self, config: Config, nudge: threading.Event) -> None:
+    def __init__(
+        self, config: Config, nudge: threading.Event, reserve: Reserve | None = None
+    ) -> None:
         self.config = config
+        slots = config.slots + (reserve.slots if reserve else 0)
         self.worker_id = make_worker_id()
         self.database = Database(
             config,
-            pool_size=min(config.slots, config.database_pool_size) + 1,
+            pool_size=min(slots, config.database_pool_size) + 1,
             application_name="greenroom worker",
         )
         self.heartbeat_database = Database(
@@ -161,6 +175,7 @@ class WorkerProcess:
             self.signals,
             self.worker_id,
             self.deliveries.wake,
+            reserve,
         )
         self.heartbeat = Heartbeat(config, self.heartbeat_database, self.executor)
         self.executor.is_cut_off = self.heartbeat.is_cut_off
@@ -174,13 +189,13 @@ class WorkerProcess:
             make_cron_priorities(config, self.upkeep_database),
         )
         self.stuck = StuckRuns(self.executor, self._replace_slot)
-        self.executor.on_return = self._retire_slot
+        self.executor.retire_thread = self._retire_slot
         # A wait for the bell must end before its socket gives up.
         waiting = connect(config.redis_uri, socket_timeout=LOOK_SECONDS + 2)
         self.broker = make_broker(waiting, keys.bell, config.max_attempts)
         declare_actors(self.broker, self.executor)
         self.worker = dramatiq.Worker(
-            self.broker, worker_threads=config.slots, worker_timeout=WORKER_TIMEOUT_MS
+            self.broker, worker_threads=self.executor.slots, worker_timeout=WORKER_TIMEOUT_MS
         )
         self.worker.work_queue = self.work_queue = WorkQueue()
         self.executor.has_bell = lambda: not self.work_queue.empty()
@@ -196,7 +211,7 @@ class WorkerProcess:
         log.info(
             "worker ready",
             worker_id=self.worker_id,
-            slots=self.config.slots,
+            slots=self.executor.slots,
             graphs=len(self.config.project.graphs),
         )
 
@@ -224,7 +239,7 @@ class WorkerProcess:
         self.worker._add_worker()  # noqa: SLF001 (setup.cfg pins Dramatiq)
 
     def _retire_slot(self) -> None:
-        """It did return: end it, it has been replaced."""
+        """End the thread that asks: it has been replaced, here or by the second process."""
         current = threading.current_thread()
         for thread in list(self.worker.workers):
             if thread is current:

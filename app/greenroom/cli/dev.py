@@ -22,15 +22,19 @@ from greenroom.cli.environment import (
     HOLD,
     PYTHON,
     RELOAD,
+    SECOND_WORKER,
+    SLOTS,
+    WORKER,
     child_environment,
     config_option,
+    share_slots,
     take_arguments,
 )
 from greenroom.cli.processes import kill_group, spawn
 from greenroom.cli.ready import check_port
 from greenroom.cli.supervisor import Command, Supervisor
 from greenroom.cli.web import KILL_AFTER_SECONDS, graphs_command, graphs_socket, gunicorn_command
-from greenroom.cli.worker import ARGV as WORKER
+from greenroom.cli.worker import ARGV as WORKER_ARGV
 from greenroom.cli.worker import KILL_MARGIN_SECONDS
 from greenroom.collector import give_back, no_collector
 from greenroom.config import DATABASE_NAMES, REDIS_NAMES, Config, load_config
@@ -188,7 +192,7 @@ def supervise(config: Config, environment: dict[str, str], *, reload: bool) -> i
         commands = [web, replace(nursery, call=partial(run_module, argv[len(PYTHON) :]))]
     else:
         take = Adoption(bear, environment).take if CAN_FORK else None
-        others = [graphs_command(environment), Command("worker", WORKER, environment)]
+        others = [graphs_command(environment), *worker_commands(config, environment)]
         # The first: it does not wait for what the others share.
         commands = [web, *(replace(other, take=take) for other in others)]
     worker_grace_seconds = config.shutdown_grace_seconds + 2 * KILL_MARGIN_SECONDS
@@ -203,6 +207,20 @@ def supervise(config: Config, environment: dict[str, str], *, reload: bool) -> i
         threading.Thread(target=announce, args=(config,), name="announce", daemon=True).start()
 
     return supervisor.run(start_threads)
+
+
+def worker_commands(config: Config, environment: dict[str, str]) -> list[Command]:
+    """Describe the worker, and the second process that shares its slots where one is of use.
+
+    Only what is forked waits to be called: started anew, both are at work with their own share.
+    """
+    first, second = share_slots(config.slots) if CAN_FORK else (config.slots, 0)
+    shares = {WORKER: first, SECOND_WORKER: second}
+    return [
+        Command(name, WORKER_ARGV, {**environment, SLOTS: str(slots)})
+        for name, slots in shares.items()
+        if slots
+    ]
 
 
 def run_module(argv: Sequence[str]) -> None:

@@ -16,6 +16,9 @@ PYTHON = (sys.executable, "-P", "-m")
 
 GRAPHS = "graphs"
 WORKER = "worker"
+SECOND_WORKER = "worker-2"
+"""Asleep until the first one's interpreter is what runs wait for."""
+SLOTS = "N_JOBS_PER_WORKER"
 HOLD = "--hold"
 """To the nursery: a child that cannot be configured waits for a reload and ends nobody else."""
 RELOAD = signal.SIGURG
@@ -34,6 +37,12 @@ config_option: Decorator = click.option(
     metavar="PATH",
     help="The langgraph.json to use. Default: $GREENROOM_CONFIG, or ./langgraph.json.",
 )
+
+
+def share_slots(slots: int) -> tuple[int, int]:
+    """What each of two worker processes gets of so many slots; 0 where a second is no use."""
+    second = slots // 2 if (os.cpu_count() or 1) > 1 else 0
+    return slots - second, second
 
 
 def share_metrics(directory: str) -> None:

@@ -44,6 +44,8 @@ class Command:
     """Commands that need this one to the end: at a stop it keeps running until they are gone."""
     call: Callable[[], None] | None = None
     """What a forked child runs in place of `argv`, for as long as our process has one thread."""
+    kept_fd: int | None = None
+    """What that child keeps open besides standard input and output."""
     take: Callable[[str], Process | None] | None = None
     """What may have started it already, under its name; asked at each start."""
 
@@ -58,7 +60,11 @@ class Command:
         if self.call is None or (self.argv and threading.active_count() > 1):
             return spawn(self.argv, death_signal=self.death_signal, environment=self.environment)
         return fork(
-            self.call, self.name, death_signal=self.death_signal, environment=self.environment
+            self.call,
+            self.name,
+            death_signal=self.death_signal,
+            environment=self.environment,
+            kept_fd=self.kept_fd,
         )
 
 
