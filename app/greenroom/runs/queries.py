@@ -1,14 +1,17 @@
 """The SQL of runs outside their life in the queue."""
 
 from collections.abc import Sequence
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, select, text
 
+from greenroom import wire
 from greenroom.database.engine import Statements
 from greenroom.database.pages import AnyRow
 from greenroom.database.scope import Scope, is_visible, visible
 from greenroom.database.tables import run, thread
+from greenroom.encryption import unseal
 from greenroom.queue.states import NOBODY
 
 COLUMNS = (
@@ -66,6 +69,26 @@ ANSWER = text(
      ORDER BY place LIMIT 1
     """
 )
+
+FIND_RUN = text(
+    f"""
+    SELECT run_id, thread_id, assistant_id, metadata, status, kwargs, multitask_strategy,
+           created_at, updated_at
+      FROM run WHERE run_id = :run_id AND thread_id = :thread_id
+       AND (CAST(:scope AS text) IS NULL OR EXISTS (
+            SELECT FROM thread
+             WHERE thread.thread_id = run.thread_id AND {is_visible("thread.metadata")}))
+    """
+)
+
+
+def find_shown_run(
+    connection: Statements, thread_id: UUID, run_id: UUID, scope: Scope = None
+) -> Any | None:
+    """A run of this thread as clients see it: what they ask for most; None when there is none."""
+    parameters = {"thread_id": thread_id, "run_id": run_id, "scope": scope}
+    row = connection.execute(FIND_RUN, parameters).one_or_none()
+    return row and row._replace(kwargs=wire.loads(unseal(row.kwargs)))
 
 
 def find_run(

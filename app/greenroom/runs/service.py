@@ -257,11 +257,12 @@ def get_run(
     Raises:
         ThreadNotFound, NotFound: no such thread; no such run on it.
     """
-    with database.statement() as connection:
-        row = queries.find_run(connection, thread_id, run_id, scope)
-        if row is None and not thread_exists(connection, thread_id, scope):
-            raise ThreadNotFound(thread_id)
+    with database.direct() as direct:
+        row = queries.find_shown_run(direct, thread_id, run_id, scope)
     if row is None:
+        with database.statement() as connection:
+            if not thread_exists(connection, thread_id, scope):
+                raise ThreadNotFound(thread_id)
         raise NotFound
     return show(row)
 
