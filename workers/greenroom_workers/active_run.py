@@ -55,6 +55,12 @@ class ActiveRun:
     """It was ended from outside, because its code never gave its thread back."""
     is_work_left: bool = True
     """Another run was due before its end, or nobody has looked."""
+    claims_next: bool = False
+    """Another run may be claimed along with its end, for the same thread."""
+    next_claim: Claim | None = None
+    """What its thread is to execute after it, claimed along with its end."""
+    next_leased_at: float = 0.0
+    """As `leased_at`, of that."""
     _task: asyncio.Task[Any] | None = None
     _is_performing: bool = False
     _gate: threading.Lock = field(default_factory=threading.Lock)

@@ -1,5 +1,6 @@
 """How runs end: judged, written while the lease holds, and only then made known."""
 
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -15,7 +16,7 @@ from greenroom.database.engine import Database
 from greenroom.errors import DatabaseUnavailable, LeaseLost
 from greenroom.logs import get_logger
 from greenroom.queue import life
-from greenroom.queue.life import Checkpoints, Claim, EndEvents, Outcome
+from greenroom.queue.life import Checkpoints, Claim, Claimant, EndEvents, Outcome
 from greenroom.queue.states import CancelAction, RunStatus
 from greenroom.runs.queries import delete_checkpoints
 from greenroom.signals.sender import Signals
@@ -42,6 +43,8 @@ class Ends:
         self.database = database
         self.signals = signals
         self.wake_deliveries = wake_deliveries
+        self.find_claimant: Callable[[ActiveRun], Claimant | None] = lambda _: None
+        """Who claims the next run along with an end; None: nobody."""
 
     def classify(
         self,
@@ -137,6 +140,7 @@ class Ends:
         checkpoints: Checkpoints | None,
     ) -> bool:
         claim, events = active.claim, active.events
+        asked_at = time.monotonic()
         options: dict[str, Any] = {
             "cancel_action": action,
             "is_temporary": is_temporary(claim),
@@ -149,6 +153,7 @@ class Ends:
                 with self.database.transaction() as connection:
                     finished = life.finish_run_and_owe(connection, claim.lease, outcome, **options)
             else:
+                options["claimant"] = self.find_claimant(active)
                 with self.database.direct() as direct:
                     finished = life.finish_run_if_owned(direct, claim.lease, outcome, **options)
         except (DatabaseUnavailable, SQLAlchemyError, psycopg2.Error) as error:
@@ -165,6 +170,7 @@ class Ends:
         if finished is None:
             return False
         active.is_work_left = finished.has_next or finished.is_work_left
+        active.next_claim, active.next_leased_at = finished.claim, asked_at
         if claim.has_webhook:
             self.wake_deliveries()
         if finished.has_next:

@@ -27,7 +27,7 @@ from greenroom.graphs.registry import Registry
 from greenroom.graphs.serde import make_serde
 from greenroom.logs import get_logger
 from greenroom.queue import life
-from greenroom.queue.life import Claim, Outcome
+from greenroom.queue.life import Claim, Claimant, Outcome
 from greenroom.queue.states import CancelAction, RunStatus
 from greenroom.signals.keys import ATTEMPT_SECONDS, Keys
 from greenroom.signals.sender import SHOW, Signals
@@ -87,6 +87,7 @@ class Executor:
         self.keys: Keys = signals.keys
         self.worker_id = worker_id
         self.ends = Ends(config, database, signals, wake_deliveries)
+        self.ends.find_claimant = self._find_claimant
         self.serde = make_serde(config.project)
         self.active: dict[UUID, ActiveRun] = {}
         self.is_stopping = False
@@ -127,12 +128,35 @@ class Executor:
                 if not is_suspect:
                     self._looked_in_vain_at = max(asked_at, self._looked_in_vain_at)
                 return
-            ended = self.execute(claim, asked_at)
-            if ended.is_abandoned or self._is_surplus(ended):
+            ended = self._execute_all(claim, asked_at, is_suspect=is_suspect)
+            if ended.is_abandoned or (self.reserve is not None and self.reserve.takes_slot()):
                 self.retire_thread()
                 return
             if not (is_suspect or self.io.is_redis_away or self._must_look_again(ended)):
                 return
+
+    def _execute_all(self, claim: Claim, asked_at: float, *, is_suspect: bool) -> ActiveRun:
+        """Execute a claimed run, and those that are claimed with the ends of others; the last."""
+        while True:
+            ended = self.execute(claim, asked_at, is_suspect=is_suspect)
+            if self.reserve is not None:
+                self.reserve.note_end(is_work_left=ended.is_work_left)
+            if ended.next_claim is None:
+                return ended
+            claim, asked_at = ended.next_claim, ended.next_leased_at
+
+    def _find_claimant(self, active: ActiveRun) -> Claimant | None:
+        """Whoever claims a run along with another's end: we, while each thread has one to execute.
+
+        Else a bell wakes an idle thread for it.
+        """
+        may_claim = (
+            active.claims_next
+            and self._is_full()
+            and not (self.is_stopping or self.is_cut_off())
+            and not (self.reserve is not None and self.reserve.wants_slot)
+        )
+        return Claimant(self.worker_id, self.config.lease_seconds) if may_claim else None
 
     def _must_look_again(self, ended: ActiveRun) -> bool:
         """Whether something is due that no idle thread of ours will be woken for.
@@ -151,19 +175,15 @@ class Executor:
         """Runs that this process executes at once."""
         return self.config.slots + (self.reserve.slots if self.reserve else 0)
 
-    def _is_surplus(self, ended: ActiveRun) -> bool:
-        if self.reserve is None:
-            return False
-        return self.reserve.takes_slot(is_work_left=ended.is_work_left)
-
-    def execute(self, claim: Claim, asked_at: float) -> ActiveRun:
+    def execute(self, claim: Claim, asked_at: float, *, is_suspect: bool = False) -> ActiveRun:
         """Execute a claimed run and make its end known; a fault of ours goes to the log alone.
 
         Args:
             asked_at: when the claim began, by the monotonic clock.
+            is_suspect: another is not to be claimed with its end.
         """
         loop = self._own_loop()
-        active = ActiveRun(claim, loop, asked_at)
+        active = ActiveRun(claim, loop, asked_at, claims_next=not is_suspect)
         active.events = self._events(active)
         if claim.event_seq is not None:
             active.protocol = self._protocol(active, claim.event_seq)
@@ -213,6 +233,8 @@ class Executor:
             graph_id=active.claim.graph_id,
             reason=active.stop.name if active.stop else None,
         )
+        # Its thread has no time for another.
+        active.claims_next = False
         if active.stop is not Stop.LOST:
             outcome = self.ends.classify(active, None, None, None)
             status = asyncio.run(self.ends.conclude(active, outcome))

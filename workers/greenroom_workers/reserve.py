@@ -1,8 +1,8 @@
 """A second worker process that costs nothing before it is needed.
 
 One interpreter executes runs on one core. `greenroom dev` forks a second process beside the worker
-and leaves it asleep: most of its memory is shared. The worker calls it when runs have been waiting for
-a while and its own interpreter is what they wait for; from then on the two share the slots.
+and leaves it asleep: most of its memory is shared. The worker calls it when runs have been waiting
+for a while and its own interpreter is what they wait for; from then on the two share the slots.
 """
 
 import os
@@ -39,18 +39,21 @@ class Reserve:
         self._spent_before = 0.0
         self._lock = threading.Lock()
 
-    def takes_slot(self, *, is_work_left: bool) -> bool:
-        """Asked by each thread whose run has ended: whether it shall end, too.
-
-        Args:
-            is_work_left: another run was due by then.
-        """
+    def note_end(self, *, is_work_left: bool) -> None:
+        """Told of each end of a run, and whether another was due by then."""
         with self._lock:
-            if not self._is_called and not self._is_needed(is_work_left=is_work_left):
-                return False
-            if not self._is_called:
+            if not self._is_called and self._is_needed(is_work_left=is_work_left):
                 self._call()
-            if not self.slots:
+
+    @property
+    def wants_slot(self) -> bool:
+        """Whether a thread is to end with the run that it executes."""
+        return self._is_called and self.slots > 0
+
+    def takes_slot(self) -> bool:
+        """Asked by a thread that executes nothing: whether it shall end."""
+        with self._lock:
+            if not self.wants_slot:
                 return False
             self.slots -= 1
             return True

@@ -135,6 +135,17 @@ class Finished:
     """Another run of its thread became ready."""
     is_work_left: bool
     """A run was due before the end of this one."""
+    claim: Claim | None = None
+    """What the worker has claimed along with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Claimant:
+    """Who claims a run, and for how long, by Postgres's clock."""
+
+    worker_id: str
+    """Stable for the life of one process."""
+    lease_seconds: float
 
 
 def claim_run(
@@ -151,8 +162,10 @@ def claim_run(
         STATEMENTS["claim_suspect" if is_suspect else "claim_run"],
         {"worker_id": worker_id, "lease_seconds": lease_seconds},
     ).one_or_none()
-    if row is None:
-        return None
+    return None if row is None else _claim_of(row)
+
+
+def _claim_of(row: Any) -> Claim:
     return Claim(
         lease=Lease(row.run_id, row.thread_id, row.lease_token),
         assistant_id=row.assistant_id,
@@ -203,6 +216,7 @@ def finish_run_if_owned(
     end_frame: tuple[int, bytes] | None = None,
     end_events: EndEvents | None = None,
     checkpoints: Checkpoints | None = None,
+    claimant: Claimant | None = None,
 ) -> Finished | None:
     """End a run, settle its thread and promote the next; None when it is not ours to end.
 
@@ -213,6 +227,8 @@ def finish_run_if_owned(
         end_frame: number and bytes of the last event, to be kept for replays; None keeps nothing.
         end_events: the same of generation 2.
         checkpoints: written with the end, or not at all; never of a temporary thread.
+        claimant: gets the first due run with the end, as `claim_run` says; None: nobody does, nor
+            with the end of a temporary thread.
     """
     statement = STATEMENTS["finish_run_if_owned"]
     error = seal(wire.dumps(outcome.error)) if outcome.error else None
@@ -244,6 +260,8 @@ def finish_run_if_owned(
             "first_event_seq": end_events.first_seq if end_events else None,
             "last_event_seq": end_events.last_seq if end_events else None,
             "spans": seal(end_events.spans) if end_events else None,
+            "worker_id": claimant and claimant.worker_id,
+            "lease_seconds": claimant and claimant.lease_seconds,
         }
     if checkpoints is not None:
         statement = FINISH_WITH_CHECKPOINTS
@@ -253,7 +271,10 @@ def finish_run_if_owned(
             "writes": checkpoints.writes.decode(),
         }
     row = connection.execute(statement, parameters).one_or_none()
-    return None if row is None else Finished(row.has_next, row.is_work_left)
+    if row is None:
+        return None
+    claim = None if row.run_id is None else _claim_of(row)
+    return Finished(row.has_next, row.is_work_left, claim)
 
 
 def finish_run_and_owe(

@@ -114,7 +114,9 @@ RETURNING run.run_id, run.cancel_action;
 -- name: finish_run_if_owned
 -- End a run once, and give the thread's slot to the next. No row back: it ended before, the lease
 -- moved on, or somebody wished to cancel it since the worker last looked. `is_work_left`: of what was
--- committed when this began, some is due; who commits later rings later.
+-- committed when this began, some is due; who commits later rings later. A worker that has no thread
+-- to spare claims its next run along with it (`worker_id`; NULL claims none): as claim_run, but
+-- another run's end waits for the disk with it.
 SELECT 1 FROM thread WHERE thread_id = :thread_id FOR UPDATE;
 WITH ended AS (
     UPDATE run SET status = :status, error = :error, worker_id = NULL, lease_expires_at = NULL,
@@ -158,10 +160,29 @@ WITH ended AS (
                 ORDER BY sequence LIMIT 1) IS NOT NULL
                THEN 'busy' ELSE :thread_status END
      WHERE thread_id = :thread_id AND EXISTS (SELECT FROM ended)
+), claimed AS (
+    UPDATE run SET status = 'running', queue_state = NULL, attempt = attempt + 1,
+           lease_token = greatest(lease_token + 1,
+                                  CAST(extract(epoch FROM clock_timestamp()) * 1000000 AS bigint)),
+           worker_id = :worker_id,
+           lease_expires_at = now() + make_interval(secs => CAST(:lease_seconds AS double precision)),
+           started_at = coalesce(started_at, now()), updated_at = now()
+     WHERE CAST(:worker_id AS text) IS NOT NULL AND EXISTS (SELECT FROM ended) AND run_id = (
+           SELECT run_id FROM run
+            WHERE queue_state = 'ready' AND due_at <= now() AND NOT is_suspect
+            ORDER BY turn
+              FOR UPDATE SKIP LOCKED LIMIT 1)
+    RETURNING run_id, thread_id, assistant_id, graph_id, metadata, kwargs, attempt, lease_token,
+              cancel_action, started_at, created_at, webhook, started_at = now() AS is_first,
+              NOT EXISTS (SELECT FROM checkpoints WHERE thread_id = run.thread_id::text) AS is_blank,
+              (SELECT event_seq FROM thread WHERE thread.thread_id = run.thread_id) AS event_seq,
+              is_heard
 )
-SELECT ended.run_id, EXISTS (SELECT FROM promoted) AS has_next,
+SELECT EXISTS (SELECT FROM promoted) AS has_next,
        (SELECT true FROM run WHERE queue_state = 'ready' AND due_at <= now() AND NOT is_suspect
-         ORDER BY turn LIMIT 1) IS NOT NULL AS is_work_left FROM ended;
+         ORDER BY turn LIMIT 1) IS NOT NULL AS is_work_left,
+       claimed.*
+  FROM ended LEFT JOIN claimed ON true;
 
 -- name: write_checkpoints
 -- A run's last checkpoints, for the transaction that ends it, with the conditions of that end: where
@@ -213,7 +234,7 @@ WITH ended AS (
 INSERT INTO run_result (run_id, status, output, error, metadata, expires_at)
 SELECT run_id, :status, :output, :error, metadata, now() + make_interval(secs => :result_seconds)
   FROM ended
-RETURNING run_id, false AS has_next,
+RETURNING NULL AS run_id, false AS has_next,
           (SELECT true FROM run WHERE queue_state = 'ready' AND due_at <= now() AND NOT is_suspect
             ORDER BY turn LIMIT 1) IS NOT NULL AS is_work_left;
 
