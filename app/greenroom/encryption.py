@@ -9,22 +9,18 @@ stay readable.
 
 import base64
 import binascii
-import hashlib
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from sqlalchemy.exc import DontWrapMixin
 
 from greenroom import wire
 from greenroom.errors import AppError, InvalidRequest
 
+if TYPE_CHECKING:
+    from greenroom.cipher import Keys
+
 MARK = b"\x00greenroom\x01"
-ID_BYTES = 4
-NONCE_BYTES = 12
-HEAD_BYTES = len(MARK) + ID_BYTES + NONCE_BYTES
 TEXT_MARK = "greenroom:sealed:"
 """What sealed bytes begin with where they must be text, because they lie in JSONB."""
 
@@ -65,46 +61,7 @@ class HandlerFailed(AppError, DontWrapMixin):
         self.status = error.status
 
 
-class Keys:
-    """The key that encrypts, and those that only decrypt.
-
-    A nonce is drawn for every payload; at 2**32 payloads a key should be changed (NIST SP 800-38D).
-    """
-
-    def __init__(self, key: bytes, old_keys: Iterable[bytes] = ()) -> None:
-        self._id = key_id(key)
-        self._key = AESGCM(key)
-        self._all = {key_id(each): AESGCM(each) for each in (*old_keys, key)}
-
-    def seal(self, data: bytes) -> bytes:
-        """Encrypt."""
-        nonce = os.urandom(NONCE_BYTES)
-        head = MARK + self._id + nonce
-        # The head is authenticated, too: nothing of it can be exchanged.
-        return head + self._key.encrypt(nonce, data, head)
-
-    def unseal(self, sealed: bytes) -> bytes:
-        """Decrypt what `seal` gave.
-
-        Raises:
-            WrongKey: it was sealed with another key, or has been changed since.
-        """
-        key = self._all.get(sealed[len(MARK) : len(MARK) + ID_BYTES])
-        if key is None:
-            raise WrongKey
-        head = sealed[:HEAD_BYTES]
-        try:
-            return key.decrypt(head[-NONCE_BYTES:], sealed[HEAD_BYTES:], head)
-        except InvalidTag as error:
-            raise WrongKey from error
-
-
-def key_id(key: bytes) -> bytes:
-    """What names a key beside what it has sealed; tells nothing about it."""
-    return hashlib.sha256(b"greenroom key " + key).digest()[:ID_BYTES]
-
-
-_keys: Keys | None = None
+_keys: "Keys | None" = None
 _names: frozenset[str] = frozenset()
 _choose: Choose | None = None
 
@@ -120,7 +77,14 @@ def install(keys: Sequence[bytes], names: Iterable[str] = (), choose: Choose | N
     global _keys, _names, _choose  # noqa: PLW0603 (column types have nothing else to ask)
     _names = frozenset(names)
     _choose = choose
-    _keys = Keys(keys[0], keys[1:]) if keys else None
+    _keys = make_keys(keys) if keys else None
+
+
+def make_keys(keys: Sequence[bytes]) -> "Keys":
+    """Load what encrypts: seven megabytes that a process without a key does not need."""
+    from greenroom.cipher import Keys  # noqa: PLC0415 (as said)
+
+    return Keys(keys[0], keys[1:])
 
 
 def is_on() -> bool:

@@ -10,8 +10,9 @@ from deployment import Deployment, events_of, get, join, new_thread, start, stre
 from keyed import FIRST, SECOND, SECRET, files_with, serve, stop
 
 from greenroom import encryption
+from greenroom.cipher import Keys
 from greenroom.config import load_config
-from greenroom.encryption import Keys, WrongKey
+from greenroom.encryption import WrongKey
 from greenroom.errors import ConfigError
 
 

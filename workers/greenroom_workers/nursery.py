@@ -14,6 +14,9 @@ from functools import partial
 from types import FrameType
 from typing import NamedTuple
 
+import psycopg2.extras as _driver  # noqa: F401 (loaded by the first connection)
+from langchain_core.language_models import chat_models as _models  # noqa: F401 (nearly all graphs)
+
 from greenroom.cli import graphs
 from greenroom.cli.environment import (
     GRAPHS,
