@@ -14,6 +14,7 @@ from greenroom.queue.life import Claim
 from greenroom.queue.states import CancelAction
 from greenroom_workers.protocol_run import ProtocolRun
 from greenroom_workers.publisher import RunEvents
+from greenroom_workers.run_loop import RunLoop
 from greenroom_workers.run_threads import break_into
 
 
@@ -32,7 +33,7 @@ class ActiveRun:
     """A run on its way in this process. Other threads stop it, nobody else touches it."""
 
     claim: Claim
-    loop: asyncio.AbstractEventLoop
+    loop: RunLoop
     leased_at: float
     """When the lease was last asked for: it ends no earlier than its length after that."""
     events: RunEvents = field(init=False)

@@ -44,7 +44,7 @@ from greenroom_workers.protocol_run import ProtocolRun, is_native, native_parts
 from greenroom_workers.publisher import RunEvents
 from greenroom_workers.reserve import Reserve
 from greenroom_workers.run_loop import RunLoop
-from greenroom_workers.run_threads import GraphStuck, RunThreads
+from greenroom_workers.run_threads import GraphStuck
 
 log = get_logger(__name__)
 
@@ -246,20 +246,18 @@ class Executor:
         if self.active.get(active.claim.lease.run_id) is active:
             del self.active[active.claim.lease.run_id]
 
-    def _own_loop(self) -> asyncio.AbstractEventLoop:
-        loop: asyncio.AbstractEventLoop | None = getattr(self._threads, "loop", None)
+    def _own_loop(self) -> RunLoop:
+        loop: RunLoop | None = getattr(self._threads, "loop", None)
         if loop is None or loop.is_closed():
             loop = self._threads.loop = RunLoop()
             self._threads.tasks = OwnTasks()
             loop.set_task_factory(self._threads.tasks.make)
-            self._threads.nodes = RunThreads()
-            loop.set_default_executor(self._threads.nodes)
             asyncio.set_event_loop(loop)
         return loop
 
     def _clear(self, active: ActiveRun) -> None:
         """End what the graph left running: it must not leak into the next run."""
-        loop, nodes = active.loop, self._threads.nodes
+        loop = active.loop
         leftover = self._threads.tasks.unfinished()
         for task in leftover:
             task.cancel()
@@ -267,9 +265,9 @@ class Executor:
             waiting = asyncio.wait(leftover, timeout=LEFTOVER_SECONDS)
             with contextlib.suppress(SystemExit, KeyboardInterrupt, GraphStuck):
                 loop.run_until_complete(waiting)
-        if nodes.busy or any(not task.done() for task in leftover):
+        if loop.nodes.busy or any(not task.done() for task in leftover):
             # Something is still at work: it may keep this loop, we take another.
-            self.strays.append(Stray(active, loop, nodes))
+            self.strays.append(Stray(active, loop))
             self._threads.loop = None
 
     def _end_after_exit(self, active: ActiveRun, error: BaseException) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from greenroom_workers.active_run import ActiveRun
-from greenroom_workers.run_threads import RunThreads
+from greenroom_workers.run_loop import RunLoop
 
 MOST_REMEMBERED = 1000
 """Tasks of one run between two looks at which of them are gone."""
@@ -42,7 +42,6 @@ class Stray:
     """What a run left at work when it ended: tasks that refuse to end, or threads of sync nodes."""
 
     active: ActiveRun
-    loop: asyncio.AbstractEventLoop
-    nodes: RunThreads
+    loop: RunLoop
     since: float = field(default_factory=time.monotonic)
     was_broken_into: bool = False

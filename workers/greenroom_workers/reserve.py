@@ -17,7 +17,7 @@ log = get_logger(__name__)
 
 BEHIND_SECONDS: Final = 0.5
 """For so long each run that ended has left another waiting: less is not worth a process."""
-BUSY_CORES: Final = 0.5
+BUSY_CORES: Final = 0.3
 """Of a core, what the process has used meanwhile. With less, its runs wait for something else."""
 
 

@@ -7,8 +7,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TypeVarTuple
+from concurrent.futures import Executor
+from functools import partial
+from typing import TypeVar, TypeVarTuple
 
+from greenroom_workers.run_threads import RunThreads
+
+T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 INTERVALS_BETWEEN_LOOKS = 2
@@ -43,6 +48,16 @@ class RunLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         super().__init__(BusySelector())
         self._maker = threading.get_ident()
+        self.nodes = RunThreads()
+        """The threads for what blocks."""
+
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*Ts], T], *args: *Ts
+    ) -> asyncio.Future[T]:
+        """As the base class; what names no executor goes to our own threads."""
+        if executor is not None:
+            return super().run_in_executor(executor, func, *args)
+        return self.nodes.begin(self, partial(func, *args) if args else func)
 
     def call_soon_threadsafe(
         self,

@@ -105,7 +105,7 @@ class StuckRuns:
     def _look_at_strays(self) -> None:
         now = time.monotonic()
         for stray in list(self.executor.strays):
-            if not stray.nodes.busy:
+            if not stray.loop.nodes.busy:
                 self._bury(stray)
             elif now - stray.since > PATIENCE_SECONDS and not stray.was_broken_into:
                 stray.was_broken_into = True
@@ -117,10 +117,10 @@ class StuckRuns:
                     thread_id=str(stray.active.claim.lease.thread_id),
                     graph_id=stray.active.claim.graph_id,
                 )
-                for ident in list(stray.nodes.busy):
+                for ident in list(stray.loop.nodes.busy):
                     break_into(ident)
 
     def _bury(self, stray: Stray) -> None:
-        stray.nodes.shutdown(wait=False, cancel_futures=True)
+        stray.loop.nodes.shutdown()
         stray.loop.close()
         self.executor.strays.remove(stray)

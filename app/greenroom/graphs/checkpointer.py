@@ -107,6 +107,8 @@ class FencedSaver(BasePostgresSaver):
         self._recent = Recent(is_blank=is_blank)
         self._chain = Chain()
         self._pending: deque[Put] = deque()
+        self._decoder: RowReader | None = None
+        """Decodes what the run remembers of its own checkpoints."""
         self._held = Held(store) if may_hold and not awaits_commits else None
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
@@ -118,6 +120,7 @@ class FencedSaver(BasePostgresSaver):
             return self
         clone = copy(self)
         clone.serde = serde
+        clone._decoder = None  # noqa: SLF001 (our own)
         return clone
 
     @property
@@ -252,7 +255,9 @@ class FencedSaver(BasePostgresSaver):
         if is_own and self._recent.is_empty(ns):
             return None
         if is_own and (head := self._recent.find(ns, checkpoint_id)) is not None:
-            return self.reader._load_checkpoint_tuple(as_row(thread_id, ns, head))  # noqa: SLF001
+            if (decoder := self._decoder) is None:
+                decoder = self._decoder = self.reader
+            return decoder._load_checkpoint_tuple(as_row(thread_id, ns, head))  # noqa: SLF001
         self._settle()
         reader = RowReader(self.store.reads, serde=self.serde)
         with translated():
