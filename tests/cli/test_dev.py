@@ -7,9 +7,11 @@ import re
 import shlex
 import signal
 import subprocess
+from pathlib import Path
 
 import psycopg
 import pytest
+from deployment import until
 
 from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis
 from greenroom.cli.engine import free_port
@@ -53,6 +55,31 @@ def get(port: int, path: str) -> int:
     status = connection.getresponse().status
     connection.close()
     return status
+
+
+def post(port: int, path: str, body: object) -> object:
+    """The answer to one request that must succeed."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    answer = json.loads(response.read())
+    assert response.status == 200, answer
+    connection.close()
+    return answer
+
+
+def slots(port: int) -> float:
+    """What all workers offer, by /metrics."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", "/metrics")
+    lines = connection.getresponse().read().decode().splitlines()
+    connection.close()
+    return next(float(line.split()[-1]) for line in lines if line.startswith("lg_api_workers_max"))
+
+
+def thread_count(pid: int) -> int:
+    """How many threads a process has."""
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
 def test_dev_answers_and_shows_a_request_to_paste(dev):
@@ -119,6 +146,39 @@ def test_without_reloads_nobody_stands_between(start_program, environment, proje
     assert not {own["graphs"], own["worker"]} & set(family)
     dev.signal(signal.SIGKILL)
     assert all(has_gone(pid) for pid in family)
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core has no use for two processes")
+def test_a_second_worker_works_where_one_falls_behind(start_program, environment, project):
+    """It sleeps until runs wait for the first one's interpreter; then they share the slots."""
+    port = free_port()
+    argv = (*MODULE, "dev", "--no-reload", "--port", str(port), "--n-jobs-per-worker", "5")
+    dev = start_program(*argv, cwd=project, env=environment)
+    dev.line_with(f"ready at http://127.0.0.1:{port}")
+    until(lambda: slots(port) == 5)
+    second = children_of(dev.pid)["worker-2"]
+    assert thread_count(second) == 1
+    run = {"assistant_id": "adder", "input": {"n": 1}, "on_completion": "keep"}
+    for _ in range(10):
+        made = post(port, "/runs/batch", [run] * 100)
+    until(lambda: thread_count(second) > 1)
+    assert get(port, "/threads/{thread_id}/runs/{run_id}/join".format(**made[-1])) == 200
+    until(lambda: slots(port) == 5)
+    dev.signal(signal.SIGTERM)
+    assert dev.wait() == 0
+
+
+def test_workers_leave_the_cores_to_requests(dev):
+    """They have a lower priority than the web process, in the eyes of every kind of scheduler."""
+    dev.line_with("worker ready")
+    nursery = children_of(dev.pid)["nursery"]
+    worker = children_of(nursery)["worker"]
+    web = children_of(dev.pid)["web"]
+    assert os.getpriority(os.PRIO_PROCESS, worker) == 10
+    assert os.getpriority(os.PRIO_PROCESS, web) == 0
+    assert os.sched_getscheduler(worker) == os.SCHED_BATCH
+    group = Path(f"/proc/{worker}/autogroup")
+    assert not group.exists() or group.read_text().split()[-1] == "10"
 
 
 def test_a_broken_langgraph_json_is_not_reloaded(dev, project):

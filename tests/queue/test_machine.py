@@ -42,7 +42,7 @@ from greenroom.queue.admission import (
     cancel_runs,
     delete_run,
 )
-from greenroom.queue.life import Lease, Outcome
+from greenroom.queue.life import Claim, Claimant, Lease, Outcome
 from greenroom.queue.states import TERMINAL, CancelAction, RunStatus
 from greenroom.runs import queries as run_queries
 from greenroom.threads import queries as thread_queries
@@ -317,6 +317,11 @@ class Machine(RuleBasedStateMachine):
         if claim is None:
             assert not due
             return None
+        return self._expect_claimed(claim, worker, due, is_suspect=is_suspect)
+
+    def _expect_claimed(
+        self, claim: Claim, worker: str, due: list[Expected], *, is_suspect: bool = False
+    ) -> Expected:
         lease = claim.lease
         run = self.runs[lease.run_id]
         assert run in due
@@ -365,10 +370,17 @@ class Machine(RuleBasedStateMachine):
         status=st.sampled_from([RunStatus.SUCCESS, RunStatus.ERROR, RunStatus.TIMEOUT]),
         rest=st.sampled_from(["idle", "interrupted", "error"]),
         has_looked=st.booleans(),
+        worker=st.sampled_from([None, *WORKERS]),
     )
-    def finish(self, pick: int, status: RunStatus, rest: str, *, has_looked: bool) -> None:
-        """End a run under any lease ever given, with or without the wish in its row."""
-        self._end(self._pick_lease(pick), status, rest, has_looked=has_looked)
+    def finish(
+        self, pick: int, status: RunStatus, rest: str, *, has_looked: bool, worker: str | None
+    ) -> None:
+        """End a run under any lease ever given, with or without the wish in its row.
+
+        Args:
+            worker: claims the next run along with it; None: nobody does.
+        """
+        self._end(self._pick_lease(pick), status, rest, has_looked=has_looked, worker=worker)
 
     @precondition(lambda self: self.leases)
     @rule(pick=st.integers(min_value=0, max_value=9), is_charged=st.booleans(), waits=st.booleans())
@@ -591,9 +603,18 @@ class Machine(RuleBasedStateMachine):
         with self.database.statement() as connection:
             connection.execute(FALL_DUE, {"run_id": run.run_id})
 
-    def _end(self, lease: Lease, status: RunStatus, rest: str, *, has_looked: bool) -> None:
+    def _end(
+        self,
+        lease: Lease,
+        status: RunStatus,
+        rest: str,
+        *,
+        has_looked: bool,
+        worker: str | None = None,
+    ) -> None:
         """As a worker ends a run: it honours the wish that it knows of."""
         self._tick()
+        due = [one for one in self.runs.values() if one.is_due and not one.is_suspect]
         run = self.runs.get(lease.run_id)
         is_current = self._is_current(lease)
         wish = run.wish if run is not None and has_looked else None
@@ -612,11 +633,18 @@ class Machine(RuleBasedStateMachine):
                 Outcome(status, rest, values=b"{}"),
                 cancel_action=wish,
                 is_temporary=is_temporary,
+                claimant=Claimant(worker, FAR) if worker else None,
             )
         if run is None or not is_current or run.wish != wish:
             assert finished is None
             return
         assert finished is not None
+        if worker and due and not is_temporary:
+            # Of what was due before: the next of its own thread is not.
+            assert finished.claim is not None
+            self._expect_claimed(finished.claim, worker, due)
+        else:
+            assert finished.claim is None
         self._conclude(run, status, rest)
         if is_temporary:
             self.ended.results[run.run_id] = status
