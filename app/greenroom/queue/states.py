@@ -8,6 +8,7 @@ class RunStatus(StrEnum):
     """Where a run stands; wire words from the SDK.
 
     pending -> running      claim_run            a worker holds the lease
+                            finish_run_if_owned  the same, along with the end of its last run
     running -> success      finish_run_if_owned  the graph reached its end, or asked a human
     running -> error        finish_run_if_owned  the graph raised, or the attempts are used up
     running -> timeout      finish_run_if_owned  BG_JOB_TIMEOUT_SECS ran out
@@ -38,7 +39,7 @@ class QueueState(StrEnum):
 
     scheduled -> ready | queued  settle_due_run  its time has come
     queued -> ready              promote_next    the slot became free, and it is the oldest
-    ready -> (running)           claim_run
+    ready -> (running)           claim_run, finish_run_if_owned
     """
 
     SCHEDULED = "scheduled"
