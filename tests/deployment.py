@@ -27,6 +27,8 @@ QUICK = {
     "GREENROOM_SWEEP_SECONDS": "0.3",
     "GREENROOM_WATCHDOG_SECONDS": "0.5",
     "BG_JOB_SHUTDOWN_GRACE_PERIOD_SECS": "0",
+    # Other tests are no requests that a worker should wait for.
+    "GREENROOM_WORKER_NICENESS": "0",
     "LOG_LEVEL": "INFO",
 }
 """Faults are healed within the lease: a short one makes quick tests."""

@@ -18,6 +18,7 @@ from greenroom.jail import check_files
 DATABASE_NAMES = ("DATABASE_URI", "POSTGRES_URI", "POSTGRES_URI_CUSTOM", "DATABASE_URL")
 REDIS_NAMES = ("REDIS_URI", "REDIS_URI_CUSTOM", "REDIS_URL")
 DEFAULT_CONFIG_FILE = "langgraph.json"
+LARGEST_NICENESS = 19
 ENV_LINE = re.compile(r"^\s*(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*?)\s*$")
 
 
@@ -79,6 +80,8 @@ class Config:
     """How often a web process asks Postgres whether the runs that it streams have ended."""
     slots: int = 10
     """Runs that one worker process executes at once."""
+    worker_niceness: int = 10
+    """How far workers stand back behind what answers requests: 0, as nobody, to 19."""
     run_timeout_seconds: float = 3600.0
     max_attempts: int = 3
     shutdown_grace_seconds: float = 180.0
@@ -166,6 +169,9 @@ def load_config(
         heartbeat_seconds=read.number("GREENROOM_HEARTBEAT_SECONDS", Config.heartbeat_seconds),
         watchdog_seconds=read.number("GREENROOM_WATCHDOG_SECONDS", Config.watchdog_seconds),
         slots=read.integer("N_JOBS_PER_WORKER", Config.slots, 1),
+        worker_niceness=read.integer(
+            "GREENROOM_WORKER_NICENESS", Config.worker_niceness, 0, LARGEST_NICENESS
+        ),
         run_timeout_seconds=read.number("BG_JOB_TIMEOUT_SECS", Config.run_timeout_seconds),
         max_attempts=read.integer("BG_JOB_MAX_RETRIES", Config.max_attempts, 1),
         shutdown_grace_seconds=read.number(

@@ -153,7 +153,7 @@ def test_a_second_worker_works_where_one_falls_behind(start_program, environment
     """It sleeps until runs wait for the first one's interpreter; then they share the slots."""
     port = free_port()
     argv = (*MODULE, "dev", "--no-reload", "--port", str(port), "--n-jobs-per-worker", "5")
-    dev = start_program(*argv, cwd=project, env=environment)
+    dev = start_program(*argv, cwd=project, env=environment | {"GREENROOM_WORKER_NICENESS": "0"})
     dev.line_with(f"ready at http://127.0.0.1:{port}")
     until(lambda: slots(port) == 5)
     second = children_of(dev.pid)["worker-2"]

@@ -99,8 +99,9 @@ def test_an_end_never_overtakes_events_that_are_only_sent(deployment: Deployment
         with http.stream("POST", path, json=body) as response:
             events = (data["step"] for name, data, _ in events_of(response) if name == "custom")
             steps = [next(events)]
-            # Publishing waits until the pause is over, shorter than anybody's patience with Redis.
-            client.client_pause(1000, all=False)
+            # Publishing waits until the pause is over, shorter than anybody's patience with Redis,
+            # and than two looks of the watchdog at a run that has ended.
+            client.client_pause(500, all=False)
             with deployment.client() as own:
                 run = own.get(response.headers["content-location"]).json()
                 until(lambda: get(own, run)["status"] == "success")

@@ -61,7 +61,6 @@ SWITCH_SECONDS = 0.002
 With Python's own 5 ms a run beside three busy ones had its first event after 88 ms instead of 34;
 with less, short runs take more CPU.
 """
-NICENESS = 10
 AUTOGROUP = Path("/proc/self/autogroup")
 WORKER_TIMEOUT_MS = 600_000
 """Until an idle thread of Dramatiq's looks around: it is woken for whatever there is."""
@@ -80,7 +79,6 @@ def main(reserve: Reserve | None = None) -> None:
     Exits with EX_CONFIG when the settings are wrong: no restart can mend those.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
-    give_way()
     stopping, nudge = threading.Event(), threading.Event()
 
     def stop(number: int, _frame: FrameType | None) -> None:
@@ -95,6 +93,7 @@ def main(reserve: Reserve | None = None) -> None:
     try:
         config = load_config()
         configure_logs(config.log_level, as_json=config.log_json)
+        give_way(config.worker_niceness)
         export_project_environment(config.project)
         install_keys(config, load_ask)
         is_apart = APART in sys.argv[1:]
@@ -121,21 +120,24 @@ def main_of_reserve(fd: int) -> None:
     main()
 
 
-def give_way() -> None:
+def give_way(niceness: int) -> None:
     """Leave the cores to others while there are too few: requests are answered before runs go on.
 
     We take no core from who has it when we wake up (SCHED_BATCH), and get a tenth of its time if
     both want it; alone we get it all (sched(7)). Threads and what user code starts inherit it. The
     share is that of our session where the kernel groups processes so (its autogroup feature).
+
+    Args:
+        niceness: of nice(2); 10 is the tenth. 0 leaves everything as it is.
     """
-    if sys.platform != "linux":
+    if sys.platform != "linux" or not niceness:
         return
     # A sandbox may forbid it, and nothing depends on it.
     with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        os.setpriority(os.PRIO_PROCESS, 0, max(NICENESS, os.getpriority(os.PRIO_PROCESS, 0)))
+        os.setpriority(os.PRIO_PROCESS, 0, max(niceness, os.getpriority(os.PRIO_PROCESS, 0)))
         if os.getsid(0) == os.getpid():
-            AUTOGROUP.write_text(str(NICENESS), encoding="ascii")
+            AUTOGROUP.write_text(str(niceness), encoding="ascii")
 
 
 class WorkerProcess:
