@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import dramatiq
@@ -59,7 +59,6 @@ class BellConsumer(dramatiq.Consumer):
     def __init__(self, broker: "BellBroker", prefetch: int) -> None:
         self.broker = broker
         self.prefetch = prefetch
-        """How many may be unanswered."""
         self._straight = Straight(broker.bell.client)
         self.has_room = threading.Event()
         self._heard: deque[bytes] = deque()
@@ -94,7 +93,7 @@ class BellConsumer(dramatiq.Consumer):
         if self.broker.is_resting:
             time.sleep(STOP_SECONDS)
         elif not self._heard:
-            if (room := self.prefetch - len(self._unanswered)) > 0:
+            if (room := self._room()) > 0:
                 self._listen(room)
             else:
                 self._await_room()
@@ -106,9 +105,14 @@ class BellConsumer(dramatiq.Consumer):
         self._unanswered.add(message.message_id)
         return message
 
+    def _room(self) -> int:
+        """How many more we may have unanswered: what our threads are too busy for is for others."""
+        slots = self.broker.find_slots
+        return (slots() if slots else self.prefetch) - len(self._unanswered)
+
     def _await_room(self) -> None:
         self.has_room.clear()
-        if len(self._unanswered) >= self.prefetch:
+        if self._room() <= 0:
             self.has_room.wait(LOOK_SECONDS)
 
     def _listen(self, room: int) -> None:
@@ -165,6 +169,8 @@ class BellBroker(dramatiq.Broker):
         self.bell = bell
         self.is_resting = False
         """The process stops: whoever hears the bell from now on leaves it to others."""
+        self.find_slots: Callable[[], int] | None = None
+        """Tells how many threads there are to answer; None: as many as Dramatiq would prefetch."""
 
     def declare_queue(self, queue_name: str) -> None:
         """See the base class."""

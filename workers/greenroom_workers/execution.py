@@ -90,6 +90,8 @@ class Executor:
         self.ends.find_claimant = self._find_claimant
         self.serde = make_serde(config.project)
         self.active: dict[UUID, ActiveRun] = {}
+        self._coming: set[UUID] = set()
+        """Claimed along with the end of another, which is not active any more."""
         self.is_stopping = False
         self.has_begun = threading.Event()
         """Set when a run begins; cleared by whoever has nothing to do without runs."""
@@ -171,6 +173,11 @@ class Executor:
         return len(self.active) >= self.slots - 1
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nothing is claimed."""
+        return not (self.active or self._coming)
+
+    @property
     def slots(self) -> int:
         """Runs that this process executes at once."""
         return self.config.slots + (self.reserve.slots if self.reserve else 0)
@@ -188,6 +195,7 @@ class Executor:
         if claim.event_seq is not None:
             active.protocol = self._protocol(active, claim.event_seq)
         self.active[claim.lease.run_id] = active
+        self._coming.discard(claim.lease.run_id)
         if not self.has_begun.is_set():
             self.has_begun.set()
         if claim.cancel_action is not None:
@@ -207,6 +215,8 @@ class Executor:
             outcome = self.ends.classify(active, None, None, None)
             status = loop.run_until_complete(self.ends.conclude(active, outcome))
         finally:
+            if active.next_claim is not None:
+                self._coming.add(active.next_claim.lease.run_id)
             # Lost and claimed again by another of our threads, the id may be another's by now.
             if self.active.get(claim.lease.run_id) is active:
                 del self.active[claim.lease.run_id]

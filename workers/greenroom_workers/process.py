@@ -202,6 +202,7 @@ class WorkerProcess:
         # A wait for the bell must end before its socket gives up.
         waiting = connect(config.redis_uri, socket_timeout=LOOK_SECONDS + 2)
         self.broker = make_broker(waiting, keys.bell, config.max_attempts)
+        self.broker.find_slots = lambda: self.executor.slots
         declare_actors(self.broker, self.executor)
         self.worker = dramatiq.Worker(
             self.broker, worker_threads=self.executor.slots, worker_timeout=WORKER_TIMEOUT_MS
@@ -298,7 +299,7 @@ class WorkerProcess:
             log.warning("worker not signed off", error=repr(error))
 
     def _wait_until_idle(self, deadline: float) -> None:
-        while self.executor.active and time.monotonic() < deadline:
+        while not self.executor.is_idle and time.monotonic() < deadline:
             time.sleep(POLL_SECONDS)
 
     def _hand_back_stuck(self) -> None:
