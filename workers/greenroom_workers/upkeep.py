@@ -115,7 +115,7 @@ class Upkeep:
         if dead or has_expired or is_due:
             work = self._repair(dead)
         self.tell_suspects(work.suspects)
-        free = self.config.slots - len(self.executor.active)
+        free = self.executor.slots - len(self.executor.active)
         if work.due and free > 0:
             self._wake(min(work.due, free))
         next_due = work.next_due_seconds
