@@ -19,7 +19,14 @@ from dramatiq.middleware import CurrentMessage, Middleware, Retries
 
 from greenroom.errors import DatabaseUnavailable
 from greenroom.logs import get_logger
-from greenroom.signals.bell import ACTOR, QUEUE, Bell, make_sentinel, read_sentinel
+from greenroom.signals.bell import (
+    ACTOR,
+    LONGEST_QUEUE,
+    QUEUE,
+    Bell,
+    make_sentinel,
+    read_sentinel,
+)
 from greenroom.signals.straight import Command, Straight
 
 log = get_logger(__name__)
@@ -130,6 +137,25 @@ class BellConsumer(dramatiq.Consumer):
             self._heard.append(first[1])
         for more in others:
             self._heard.extend(more or ())
+        if len(self._heard) >= room:
+            self._clear_stale()
+
+    def _clear_stale(self) -> None:
+        """Of more rings than our threads can answer, keep none if nothing is due any more.
+
+        After a flood the list is full of what was answered long ago: whoever ended a run looked for
+        the next. They are taken off before the look, so that each of them is older.
+        """
+        try:
+            (stale,) = self._straight.ask(("LPOP", self.broker.bell.list, LONGEST_QUEUE))
+        except redis.RedisError as error:
+            raise ConnectionClosed(error) from error
+        if not stale:
+            return
+        if self.broker.is_work_due():
+            self.broker.leave(stale)
+        else:
+            self._heard.clear()
 
 
 class WorkQueue(queue.PriorityQueue[Any]):
@@ -171,6 +197,8 @@ class BellBroker(dramatiq.Broker):
         """The process stops: whoever hears the bell from now on leaves it to others."""
         self.find_slots: Callable[[], int] | None = None
         """Tells how many threads there are to answer; None: as many as Dramatiq would prefetch."""
+        self.is_work_due: Callable[[], bool] = lambda: True
+        """Looks whether anything is left to answer; True when nobody can tell."""
 
     def declare_queue(self, queue_name: str) -> None:
         """See the base class."""

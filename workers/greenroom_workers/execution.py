@@ -137,6 +137,17 @@ class Executor:
             if not (is_suspect or self.io.is_redis_away or self._must_look_again(ended)):
                 return
 
+    def is_work_due(self) -> bool:
+        """Look whether a run is due, without claiming it; True when Postgres does not tell."""
+        if self.is_cut_off():
+            return True
+        try:
+            with self.database.direct() as connection:
+                return life.is_work_due(connection)
+        except DatabaseUnavailable as error:
+            log.debug("postgres does not tell what is due", error=repr(error))
+            return True
+
     def _execute_all(self, claim: Claim, asked_at: float, *, is_suspect: bool) -> ActiveRun:
         """Execute a claimed run, and those that are claimed with the ends of others; the last."""
         while True:

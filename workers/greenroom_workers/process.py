@@ -203,6 +203,7 @@ class WorkerProcess:
         waiting = connect(config.redis_uri, socket_timeout=LOOK_SECONDS + 2)
         self.broker = make_broker(waiting, keys.bell, config.max_attempts)
         self.broker.find_slots = lambda: self.executor.slots
+        self.broker.is_work_due = self.executor.is_work_due
         declare_actors(self.broker, self.executor)
         self.worker = dramatiq.Worker(
             self.broker, worker_threads=self.executor.slots, worker_timeout=WORKER_TIMEOUT_MS

@@ -165,6 +165,11 @@ def claim_run(
     return None if row is None else _claim_of(row)
 
 
+def is_work_due(connection: Statements) -> bool:
+    """Tell whether `claim_run` would find anything."""
+    return bool(connection.execute(STATEMENTS["is_work_due"], {}).one().is_due)
+
+
 def _claim_of(row: Any) -> Claim:
     return Claim(
         lease=Lease(row.run_id, row.thread_id, row.lease_token),

@@ -85,6 +85,11 @@ RETURNING run_id, thread_id, assistant_id, graph_id, metadata, kwargs, attempt, 
           (SELECT event_seq FROM thread WHERE thread.thread_id = run.thread_id) AS event_seq,
           is_heard;
 
+-- name: is_work_due
+-- Whether claim_run would find anything. By the turns, so that the index answers.
+SELECT (SELECT true FROM run WHERE queue_state = 'ready' AND due_at <= now() AND NOT is_suspect
+         ORDER BY turn LIMIT 1) IS NOT NULL AS is_due;
+
 -- name: claim_suspect
 -- As claim_run, for a process that executes nothing else.
 UPDATE run SET status = 'running', queue_state = NULL, attempt = attempt + 1,
