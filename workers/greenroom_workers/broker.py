@@ -33,6 +33,8 @@ log = get_logger(__name__)
 
 LOOK_SECONDS = 2.0
 """How long a consumer waits in Redis: also how late it notices that it must stop."""
+MANY = 16
+"""Of so many rings more than a process can answer it is worth a look whether they are stale."""
 STOP_SECONDS = 0.05
 BACK_OFF_MS = 200
 LONGEST_BACK_OFF_MS = 5_000
@@ -125,11 +127,11 @@ class BellConsumer(dramatiq.Consumer):
     def _listen(self, room: int) -> None:
         """Take what there is, or the first that comes: one round trip."""
         bell = self.broker.bell.list
-        commands: list[Command] = [("BLPOP", bell, LOOK_SECONDS)]
+        commands: list[Command] = [("BLPOP", bell, LOOK_SECONDS), ("LLEN", bell)]
         if room > 1:
             commands.append(("LPOP", bell, room - 1))
         try:
-            first, *others = self._straight.ask(*commands)
+            first, left, *others = self._straight.ask(*commands)
         except redis.RedisError as error:
             raise ConnectionClosed(error) from error
         self._heard_at = time.monotonic()
@@ -137,11 +139,11 @@ class BellConsumer(dramatiq.Consumer):
             self._heard.append(first[1])
         for more in others:
             self._heard.extend(more or ())
-        if len(self._heard) >= room:
+        if left >= room + MANY:
             self._clear_stale()
 
     def _clear_stale(self) -> None:
-        """Of more rings than our threads can answer, keep none if nothing is due any more.
+        """Of many more rings than our threads can answer, keep none if nothing is due any more.
 
         After a flood the list is full of what was answered long ago: whoever ended a run looked for
         the next. They are taken off before the look, so that each of them is older.

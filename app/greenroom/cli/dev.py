@@ -137,8 +137,8 @@ def start_engines(config: Config, missing: set[str], data_dir: Path, stack: Exit
         engine.__enter__()
     return replace(
         config,
-        database_uri=postgres.uri if postgres else config.database_uri,
-        redis_uri=valkey.uri if valkey else config.redis_uri,
+        database_uri=postgres.near_uri if postgres else config.database_uri,
+        redis_uri=valkey.near_uri if valkey else config.redis_uri,
     )
 
 

@@ -1,6 +1,7 @@
 """Postgres and Valkey for `greenroom dev`: real servers from wheels, below `.greenroom/`.
 
-Both listen on loopback behind a random password; both keep port and password from start to start.
+Both listen on loopback and at a Unix socket, behind a random password; both keep port and password
+from start to start.
 """
 
 import os
@@ -27,9 +28,9 @@ log = get_logger(__name__)
 
 POSTGRES_MAJOR = "18"
 POSTGRES_USER = "greenroom"
+REDIS_SOCKET = "valkey"
 POSTGRES_SETTINGS = {
     "listen_addresses": LOOPBACK,
-    "unix_socket_directories": "",
     "max_connections": "300",
     "timezone": "UTC",
     "log_timezone": "UTC",
@@ -54,6 +55,16 @@ class EmbeddedPostgres(Engine):
     def uri(self) -> str:
         """The address, with the password; good for libpq and SQLAlchemy."""
         return self._uri(POSTGRES_USER)
+
+    @property
+    def near_uri(self) -> str:
+        """See the base class."""
+        if self.sockets is None:
+            return self.uri
+        return (
+            f"postgresql://{POSTGRES_USER}:{self.password}@/{POSTGRES_USER}"
+            f"?host={self.sockets}&port={self.port}"
+        )
 
     def _uri(self, database: str) -> str:
         return f"postgresql://{POSTGRES_USER}:{self.password}@{LOOPBACK}:{self.port}/{database}"
@@ -161,6 +172,7 @@ class EmbeddedPostgres(Engine):
     def launch(self, port: int) -> subprocess.Popen[bytes]:
         """Start a postmaster."""
         settings = {**POSTGRES_SETTINGS, "port": str(port)}
+        settings["unix_socket_directories"] = str(self.sockets or "")
         if (self.binaries / "pginstall/lib/pg_stat_statements.so").exists():
             settings["shared_preload_libraries"] = "pg_stat_statements"
         argv: list[str | Path] = [self.programs / "postgres", "-D", self.data]
@@ -217,6 +229,13 @@ class EmbeddedRedis(Engine):
         """The address, with the password; good for redis-py."""
         return f"redis://:{self.password}@{LOOPBACK}:{self.port}/0"
 
+    @property
+    def near_uri(self) -> str:
+        """See the base class."""
+        if self.sockets is None:
+            return self.uri
+        return f"unix://:{self.password}@{self.sockets / REDIS_SOCKET}?db=0"
+
     def prepare(self) -> None:
         """Nothing to do: it keeps no files."""
 
@@ -226,6 +245,8 @@ class EmbeddedRedis(Engine):
         settings = f"bind {LOOPBACK}\nport {port}\nrequirepass {self.password}\n"
         # It looks after keys that have run out, and clients, once a second instead of ten times.
         settings += 'save ""\nappendonly no\nhz 1\n'
+        if self.sockets is not None:
+            settings += f"unixsocket {self.sockets / REDIS_SOCKET}\nunixsocketperm 700\n"
         # Through standard input: arguments are for everybody's eyes.
         read_end, write_end = os.pipe()
         with self.log_file() as output, os.fdopen(read_end, "rb") as stdin:

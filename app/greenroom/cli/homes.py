@@ -1,7 +1,9 @@
 """Where the servers of `greenroom dev` keep their files and programs, and whom they run as."""
 
 import os
+import re
 import shutil
+import socket
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +16,10 @@ log = get_logger(__name__)
 NOBODY = Account(65534, 65534)
 HOMES_OF_ROOT = Path("/var/lib/greenroom")
 """Where the data lies when root's own directory is closed to everybody else."""
+
+LONGEST_SOCKET = ".s.PGSQL.65535.lock"
+PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+-]+")
+"""Of which no character means anything in a URI, to libpq or to SQLAlchemy."""
 
 
 def choose_account(directory: Path) -> Account | None:
@@ -60,6 +66,28 @@ def open_binaries(package: Path, distribution: str, home: Path, account: Account
         new.chmod(0o755)
         new.rename(target)
     return target / package.name
+
+
+def open_sockets(directory: Path, account: Account | None) -> Path | None:
+    """Make an empty directory for a server's Unix socket; None where a socket would not do.
+
+    Not every file system has them, their paths are short, and ours are part of URIs.
+    """
+    try:
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(mode=0o700)
+        probe = directory / LONGEST_SOCKET
+        if not PLAIN_PATH.fullmatch(str(directory)):
+            return None
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(probe))
+        probe.unlink()
+        if account:
+            os.chown(directory, *account)
+    except OSError as error:
+        log.debug("no unix socket", directory=str(directory), error=str(error))
+        return None
+    return directory
 
 
 def _can_enter(path: Path, account: Account) -> bool:

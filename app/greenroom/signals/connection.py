@@ -16,13 +16,13 @@ SILENCE_SECONDS = 2.0
 OPTIONS: dict[str, Any] = {
     "socket_connect_timeout": 2.0,
     "socket_timeout": SILENCE_SECONDS,
-    "socket_keepalive": True,
     "health_check_interval": 15,
     # Responses that we store nothing of need no client-side tracking or third protocol.
     "protocol": 2,
 }
+OPTIONS_OF_TCP: dict[str, Any] = {"socket_keepalive": True}
 if hasattr(socket, "TCP_KEEPIDLE"):
-    OPTIONS["socket_keepalive_options"] = {
+    OPTIONS_OF_TCP["socket_keepalive_options"] = {
         socket.TCP_KEEPIDLE: 15,
         socket.TCP_KEEPINTVL: 5,
         socket.TCP_KEEPCNT: 3,
@@ -36,7 +36,7 @@ def connect(uri: str, *, max_connections: int = 200, **options: Any) -> redis.Re
         redis.backoff.NoBackoff(), 1, supported_errors=(redis.ConnectionError,)
     )
     client: redis.Redis = redis.Redis.from_url(
-        uri, max_connections=max_connections, retry=retry, **{**OPTIONS, **options}
+        uri, max_connections=max_connections, retry=retry, **{**options_for(uri), **options}
     )
     return client
 
@@ -46,5 +46,10 @@ def connect_async(uri: str) -> redis.asyncio.Redis:
     retry = redis.asyncio.retry.Retry(
         redis.backoff.NoBackoff(), 1, supported_errors=(redis.ConnectionError,)
     )
-    client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(uri, retry=retry, **OPTIONS)
+    client: redis.asyncio.Redis = redis.asyncio.Redis.from_url(uri, retry=retry, **options_for(uri))
     return client
+
+
+def options_for(uri: str) -> dict[str, Any]:
+    """How a connection to this address is made: a Unix socket knows nothing of TCP's."""
+    return OPTIONS if uri.startswith("unix:") else OPTIONS | OPTIONS_OF_TCP
