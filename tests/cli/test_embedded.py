@@ -1,5 +1,6 @@
 """The embedded engines: real servers that keep their data and never outlive us."""
 
+import asyncio
 import json
 import multiprocessing
 import os
@@ -7,16 +8,20 @@ import pwd
 import shutil
 import signal
 import tempfile
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 
 import psycopg
+import psycopg2
 import pytest
 import redis
+import sqlalchemy
 
 from greenroom.cli import homes
 from greenroom.cli.embedded import EmbeddedPostgres, EmbeddedRedis
 from greenroom.errors import ConfigError
+from greenroom.signals import connection as signals
 
 PARENT = """
 import json, signal, sys
@@ -64,6 +69,7 @@ def test_data_and_address_survive_a_restart(directory):
         write_row(first.uri)
     with EmbeddedPostgres(directory) as second:
         assert read_row(second.uri) == 42
+        assert read_row(second.near_uri) == 42
     assert second.uri == first.uri
 
 
@@ -101,6 +107,43 @@ def test_valkey_carries_messages(directory):
         assert client.lpop("list") == b"message"
 
 
+def test_our_own_processes_come_by_unix_sockets(directory):
+    """Every driver that we have takes their addresses; nobody else may enter, nor guess."""
+    with EmbeddedPostgres(directory) as postgres, EmbeddedRedis(directory) as valkey:
+        write_row(postgres.near_uri)
+        for connect in (psycopg.connect, psycopg2.connect):
+            with closing(connect(postgres.near_uri)) as connection, connection.cursor() as cursor:
+                cursor.execute("SELECT inet_client_addr(), answer FROM kept")
+                assert cursor.fetchone() == (None, 42)
+        address = postgres.near_uri.replace("postgresql:", "postgresql+psycopg2:")
+        with sqlalchemy.create_engine(address).connect() as connection:
+            assert connection.scalar(sqlalchemy.text("SELECT inet_client_addr()")) is None
+        with closing(signals.connect(valkey.near_uri)) as client:
+            assert str(valkey.sockets) in client.client_info()["addr"]
+
+        async def ping() -> bool:
+            async with signals.connect_async(valkey.near_uri) as client:
+                return await client.ping()
+
+        assert asyncio.run(ping())
+        for engine in (postgres, valkey):
+            assert engine.sockets.stat().st_mode & 0o077 == 0
+        with pytest.raises(psycopg.OperationalError, match="authentication"):
+            psycopg.connect(postgres.near_uri.replace(postgres.password, "guess"))
+        with pytest.raises(redis.AuthenticationError):
+            redis.Redis(unix_socket_path=str(valkey.sockets / "valkey")).ping()
+
+
+@pytest.mark.parametrize("name", ["with a space", "x" * 100])
+def test_where_a_socket_cannot_be_they_come_by_loopback(open_path, name):
+    """Its path would be too long, or mean something in an address."""
+    directory = open_path / name / ".greenroom"
+    with EmbeddedPostgres(directory) as postgres, EmbeddedRedis(directory) as valkey:
+        assert postgres.near_uri == postgres.uri
+        assert valkey.near_uri == valkey.uri
+        write_row(postgres.near_uri)
+
+
 def test_engines_end_with_a_killed_parent(directory, start_program, has_gone):
     """SIGKILL of the process that started them ends both, Postgres by an orderly shutdown."""
     program = start_program("-c", PARENT, directory)
@@ -131,6 +174,9 @@ def test_a_stale_process_id_is_nobody(directory):
     lock_file.write_text(f"{os.getppid()}\n{directory}/postgres\n")
     owner = (directory / "postgres").stat()
     os.chown(lock_file, owner.st_uid, owner.st_gid)
+    socket_lock = postgres.sockets / f".s.PGSQL.{postgres.port}.lock"
+    socket_lock.write_text(f"{os.getppid()}\n")
+    os.chown(socket_lock, owner.st_uid, owner.st_gid)
 
     with EmbeddedPostgres(directory) as postgres:
         assert read_row(postgres.uri) == 42

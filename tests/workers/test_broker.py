@@ -120,6 +120,34 @@ def test_a_busy_process_leaves_rings_for_others(client: redis.Redis, start: type
     assert all(free.called() for _ in range(3))
 
 
+def test_a_flood_of_stale_rings_costs_one_look(
+    client: redis.Redis, start: type[Counting]
+) -> None:
+    """What was answered while every thread was at work need not be asked for ring by ring."""
+    looks: list[str] = []
+    worker = start(1)
+    worker.worker.broker.is_work_due = lambda: bool(looks.append("look"))  # type: ignore[attr-defined]
+    bell = Bell(client, NAMESPACE)
+    bell.ring(200)
+    until(lambda: not client.llen(bell.list) and looks)
+    bell.ring()
+    assert worker.called()
+    assert looks == ["look"]
+    assert not worker.calls.acquire(blocking=False)
+
+
+def test_rings_that_are_not_stale_are_all_heard(
+    client: redis.Redis, start: type[Counting]
+) -> None:
+    """While something is due, however many a process takes off to look, others find them again."""
+    Bell(client, NAMESPACE).ring(100)
+    workers = [start(1), start(1)]
+    calls = [
+        sum(worker.called(0.5) for _ in range(100)) for worker in workers
+    ]
+    assert sum(calls) == 100
+
+
 def test_a_look_that_meets_a_lost_database_is_tried_three_times(
     client: redis.Redis, start: type[Counting]
 ) -> None:
@@ -169,7 +197,7 @@ def test_a_consumer_that_waits_asks_for_nothing_else(
     client.config_resetstat()
     worker = start()
     until(lambda: calls().get("lpop", 0) >= 3)
-    assert calls().keys() == {"blpop", "lpop"}
+    assert calls().keys() == {"blpop", "llen", "lpop"}
     Bell(client, NAMESPACE).ring()
     assert worker.called()
 

@@ -7,7 +7,8 @@ from types import FrameType
 from typing import Any, Self
 
 import gevent
-from gunicorn.http.wsgi import create
+from gunicorn.config import Config
+from gunicorn.http import wsgi
 from gunicorn.workers.ggevent import GeventWorker
 
 from greenroom.cli.gunicorn_response import PromptResponse
@@ -15,6 +16,11 @@ from greenroom.cli.processes import die_with_parent
 from greenroom.collector import calm_collector, no_collector
 from greenroom.streaming import shutdown
 from greenroom.streaming.outlet import RESPONSE
+
+
+def settle(config: Config) -> None:
+    """Keep every setting as a plain attribute: gunicorn looks fifteen up for each request."""
+    vars(config).update({name: setting.get() for name, setting in config.settings.items()})
 
 
 class IdleTimeout(gevent.Timeout):
@@ -43,6 +49,7 @@ class StreamingWorker(GeventWorker):
     def init_process(self) -> None:
         """Become a worker, just after the fork."""
         self.waiting: dict[Any, IdleTimeout] = {}
+        settle(self.cfg)
         die_with_parent(signal.SIGTERM, self.ppid)
         super().init_process()
 
@@ -73,7 +80,7 @@ class StreamingWorker(GeventWorker):
         return True
 
     def _answer(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
-        response, environ = create(
+        response, environ = wsgi.create(
             req, sock, addr, listener_name, self.cfg, response_class=PromptResponse
         )
         environ["wsgi.multithread"] = True

@@ -109,6 +109,8 @@ class FencedSaver(BasePostgresSaver):
         self._pending: deque[Put] = deque()
         self._decoder: RowReader | None = None
         """Decodes what the run remembers of its own checkpoints."""
+        self._clone: Self | None = None
+        """The last copy that langgraph was given: it asks for one twice a run."""
         self._held = Held(store) if may_hold and not awaits_commits else None
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
@@ -118,10 +120,11 @@ class FencedSaver(BasePostgresSaver):
         serde = self.serde.with_msgpack_allowlist(extra_allowlist)
         if serde is self.serde:
             return self
-        clone = copy(self)
-        clone.serde = serde
-        clone._decoder = None  # noqa: SLF001 (our own)
-        return clone
+        if self._clone is None or self._clone.serde is not serde:
+            self._clone = clone = copy(self)
+            clone.serde = serde
+            clone._decoder = clone._clone = None  # noqa: SLF001 (our own)
+        return self._clone
 
     @property
     def reader(self) -> RowReader:
