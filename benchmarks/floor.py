@@ -12,6 +12,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from typing import Any
 from uuid import uuid4
@@ -28,8 +29,11 @@ from pydantic import BaseModel
 
 from benchmarks.client import run
 from benchmarks.counters import FLUSH_SECONDS, Counters
+from benchmarks.load import Load
 from benchmarks.loop import Figures, closed_loop, milliseconds
 from benchmarks.processes import Processes
+from benchmarks.reads import probe_ok
+from benchmarks.servers import Bare
 from benchmarks.sizes import Sizes
 
 SESSION = {"autocommit": True, "prepare_threshold": 0, "row_factory": dict_row}
@@ -194,6 +198,18 @@ class Floor:
         )
         seconds = perf_counter() - begin
         return {"makespan_s": seconds, "in_flight": count * self.sizes.slow_seconds / seconds}
+
+    async def idle(self) -> Figures:
+        """What the smallest request takes of gunicorn and gevent alone: no framework, no streams."""
+        with TemporaryDirectory() as folder:
+            server = Bare(Path(folder))
+            load = Load(server, self.sizes)
+            try:
+                server.start()
+                return await probe_ok(load, "quiet")
+            finally:
+                load.close()
+                server.stop()
 
 
 def reader(

@@ -36,7 +36,7 @@ SCENARIOS = {
     "replay": Scenario(replay),
     "state": Scenario(state, has_floor=True),
     "blocking": Scenario(blocking),
-    "idle": Scenario(idle, wants_restart=True),
+    "idle": Scenario(idle, has_floor=True, wants_restart=True),
     "slots": Scenario(slots, has_floor=True, wants_restart=True, has_slots=True),
 }
 """In the order of a round: what needs another process comes last."""

@@ -281,6 +281,20 @@ class Floor(Server):
         return figures
 
 
+class Bare(HttpServer):
+    """gunicorn and gevent around one line of WSGI: what a request takes before it is one of ours."""
+
+    name = "bare"
+
+    def launch(self) -> Sequence[int]:
+        """Start one worker."""
+        argv: list[str | Path] = [sys.executable, "-m", "gunicorn", "--worker-class", "gevent"]
+        argv += ["--chdir", GRAPHS.parents[1], "--bind", f"{LOOPBACK}:{self.port}"]
+        pid = self.spawn([*argv, "benchmarks.bare:answer"], {})
+        self.await_ok()
+        return [pid]
+
+
 def engine_uri(data: Path, engine: str, head: str, tail: str) -> str:
     """Where an engine of `greenroom dev` is, from what it keeps beside its data."""
     kept = json.loads((data / f"{engine}.json").read_text())
