@@ -200,7 +200,7 @@ class Floor:
         return {"makespan_s": seconds, "in_flight": count * self.sizes.slow_seconds / seconds}
 
     async def idle(self) -> Figures:
-        """What the smallest request takes of gunicorn and gevent alone: no framework, no streams."""
+        """What the smallest request takes of gunicorn and gevent: no framework, no streams."""
         with TemporaryDirectory() as folder:
             server = Bare(Path(folder))
             load = Load(server, self.sizes)

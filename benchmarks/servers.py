@@ -282,7 +282,7 @@ class Floor(Server):
 
 
 class Bare(HttpServer):
-    """gunicorn and gevent around one line of WSGI: what a request takes before it is one of ours."""
+    """gunicorn and gevent around a line of WSGI: what a request takes before it is one of ours."""
 
     name = "bare"
 

@@ -120,9 +120,7 @@ def test_a_busy_process_leaves_rings_for_others(client: redis.Redis, start: type
     assert all(free.called() for _ in range(3))
 
 
-def test_a_flood_of_stale_rings_costs_one_look(
-    client: redis.Redis, start: type[Counting]
-) -> None:
+def test_a_flood_of_stale_rings_costs_one_look(client: redis.Redis, start: type[Counting]) -> None:
     """What was answered while every thread was at work need not be asked for ring by ring."""
     looks: list[str] = []
     worker = start(1)
@@ -136,15 +134,11 @@ def test_a_flood_of_stale_rings_costs_one_look(
     assert not worker.calls.acquire(blocking=False)
 
 
-def test_rings_that_are_not_stale_are_all_heard(
-    client: redis.Redis, start: type[Counting]
-) -> None:
+def test_rings_that_are_not_stale_are_all_heard(client: redis.Redis, start: type[Counting]) -> None:
     """While something is due, however many a process takes off to look, others find them again."""
     Bell(client, NAMESPACE).ring(100)
     workers = [start(1), start(1)]
-    calls = [
-        sum(worker.called(0.5) for _ in range(100)) for worker in workers
-    ]
+    calls = [sum(worker.called(0.5) for _ in range(100)) for worker in workers]
     assert sum(calls) == 100
 
 

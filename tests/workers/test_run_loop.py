@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from queue import SimpleQueue
 
 from greenroom_workers.run_loop import RunLoop
 
@@ -92,6 +93,61 @@ def test_a_call_from_another_thread_wakes_an_idle_loop() -> None:
 
     with run_loop() as runner:
         assert runner.run(wait_to_be_woken())
+
+
+def test_no_call_is_lost_while_sockets_come_and_go() -> None:
+    """However a loop waits at that moment, whoever calls wakes it."""
+
+    async def answered() -> int:
+        loop = asyncio.get_running_loop()
+        ours, theirs = socket.socketpair()
+        count = 0
+        with ours, theirs:
+            ours.setblocking(False)
+            for number in range(TURNS):
+                called = loop.create_future()
+                asked.put((loop, called))
+                if number % 3:
+                    loop.add_reader(ours, theirs.fileno)
+                await asyncio.wait_for(called, PATIENCE_SECONDS)
+                loop.remove_reader(ours)
+                count += 1
+        asked.put(None)
+        return count
+
+    def answer() -> None:
+        while (one := asked.get()) is not None:
+            loop, called = one
+            loop.call_soon_threadsafe(called.set_result, None)
+
+    asked: SimpleQueue[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None] = (
+        SimpleQueue()
+    )
+    thread = threading.Thread(target=answer)
+    thread.start()
+    with run_loop() as runner:
+        assert runner.run(answered()) == TURNS
+    thread.join()
+
+
+def test_a_call_between_two_waits_is_not_slept_over() -> None:
+    """It comes while the loop is at work, which then finds its bell rung, with sockets or none."""
+
+    async def heard(has_socket: bool) -> None:
+        loop, called = asyncio.get_running_loop(), asyncio.Event()
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            if has_socket:
+                loop.add_reader(ours, theirs.fileno)
+            thread = threading.Thread(target=loop.call_soon_threadsafe, args=(called.set,))
+            thread.start()
+            thread.join()
+            await asyncio.wait_for(called.wait(), PATIENCE_SECONDS)
+            loop.remove_reader(ours)
+
+    with run_loop() as runner:
+        for has_socket in (False, True, False):
+            runner.run(heard(has_socket))
 
 
 def test_a_graph_may_start_a_process() -> None:

@@ -529,10 +529,10 @@ class Executor:
     async def _read_state(
         self, claim: Claim, graph: Pregel[Any, Any, Any, Any]
     ) -> StateSnapshot | None:
-        config = graph_config(claim)
+        # Without the metadata: langgraph would merge them, and reading asks for none of them.
         configurable = {
             key: value
-            for key, value in config["configurable"].items()
+            for key, value in (claim.kwargs["config"].get("configurable") or {}).items()
             if key not in {"checkpoint_id", "checkpoint_ns", "checkpoint_map"}
         }
-        return await graph.aget_state({**config, "configurable": configurable})
+        return await graph.aget_state({"configurable": configurable})

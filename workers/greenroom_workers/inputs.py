@@ -5,7 +5,6 @@ import typing
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
-from uuid import UUID
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.pregel import Pregel
@@ -67,7 +66,7 @@ def graph_config(claim: Claim) -> RunnableConfig:
         "langgraph_version": LANGGRAPH_VERSION,
         "langgraph_api_version": greenroom.__version__,
     }
-    config["run_id"] = UUID(str(claim.lease.run_id))
+    config["run_id"] = claim.lease.run_id
     return with_user(typing.cast("RunnableConfig", config))
 
 

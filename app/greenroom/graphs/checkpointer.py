@@ -14,6 +14,7 @@ from collections.abc import (
     Sequence,
 )
 from copy import copy
+from functools import lru_cache
 from inspect import signature
 from typing import Any, Self, TypeVar
 
@@ -41,6 +42,7 @@ from greenroom.graphs.group_commit import (
     Chain,
     CheckpointStore,
     Put,
+    ReadPool,
     settle,
     translated,
 )
@@ -52,6 +54,8 @@ from greenroom.queue.life import Checkpoints, Lease
 T = TypeVar("T")
 
 LARGEST_PENDING_BYTES = 16 * 1024 * 1024
+MOST_DECODERS = 16
+"""One for each list of allowed classes, of which a process has few."""
 MOST_PENDING = 16
 """Of one run: beyond this it waits for its commits, so that a crash costs it few steps."""
 
@@ -70,6 +74,12 @@ class RowReader(PostgresSaver):
 def dumps_metadata(metadata: Any) -> bytes:
     """A checkpoint's metadata as JSON that JSONB can hold."""
     return wire.dumps_clean(metadata, repr)
+
+
+@lru_cache(MOST_DECODERS)
+def decoder_of(reads: ReadPool, serde: SerializerProtocol) -> RowReader:
+    """Decodes what runs remember of their own checkpoints; what it has read nobody asks."""
+    return RowReader(reads, serde=serde)
 
 
 class FencedSaver(BasePostgresSaver):
@@ -99,7 +109,11 @@ class FencedSaver(BasePostgresSaver):
         before_writes: Callable[[], Awaitable[None]] | None = None,
         serde: SerializerProtocol | None = None,
     ) -> None:
-        super().__init__(serde=serde)
+        if isinstance(serde, Serializer):
+            # The base class would look for each method of it, which takes longer than a write.
+            self.serde = serde
+        else:
+            super().__init__(serde=serde)
         self.before_writes = before_writes
         self.store = store
         self.lease = lease
@@ -107,8 +121,6 @@ class FencedSaver(BasePostgresSaver):
         self._recent = Recent(is_blank=is_blank)
         self._chain = Chain()
         self._pending: deque[Put] = deque()
-        self._decoder: RowReader | None = None
-        """Decodes what the run remembers of its own checkpoints."""
         self._clone: Self | None = None
         """The last copy that langgraph was given: it asks for one twice a run."""
         self._held = Held(store) if may_hold and not awaits_commits else None
@@ -123,7 +135,7 @@ class FencedSaver(BasePostgresSaver):
         if self._clone is None or self._clone.serde is not serde:
             self._clone = clone = copy(self)
             clone.serde = serde
-            clone._decoder = clone._clone = None  # noqa: SLF001 (our own)
+            clone._clone = None  # noqa: SLF001 (our own)
         return self._clone
 
     @property
@@ -258,8 +270,7 @@ class FencedSaver(BasePostgresSaver):
         if is_own and self._recent.is_empty(ns):
             return None
         if is_own and (head := self._recent.find(ns, checkpoint_id)) is not None:
-            if (decoder := self._decoder) is None:
-                decoder = self._decoder = self.reader
+            decoder = decoder_of(self.store.reads, self.serde)  # type: ignore[arg-type]
             return decoder._load_checkpoint_tuple(as_row(thread_id, ns, head))  # noqa: SLF001
         self._settle()
         reader = RowReader(self.store.reads, serde=self.serde)
