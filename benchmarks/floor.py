@@ -178,7 +178,7 @@ class Floor:
             reads = self.sizes.reads
             for what, clients, count, limit in (
                 ("state", 1, reads, None),
-                ("state_10", 10, 2 * reads, None),
+                ("state_10", 10, 10 * reads, None),
                 ("history_10", 1, reads // 4, 10),
                 ("history_all", 1, reads // 5, checkpoints),
             ):

@@ -32,7 +32,7 @@ async def state(load: Load) -> Figures:
             load.blame("history", f"{len(found)} checkpoints, not {checkpoints}")
         for what, clients, count, method, suffix, body in (
             ("state", 1, sizes.reads, "GET", "state", None),
-            ("state_10", 10, 2 * sizes.reads, "GET", "state", None),
+            ("state_10", 10, 10 * sizes.reads, "GET", "state", None),
             ("history_10", 1, sizes.reads // 4, "POST", "history", {"limit": 10}),
             ("history_all", 1, sizes.reads // 5, "POST", "history", {"limit": checkpoints}),
         ):
