@@ -179,7 +179,8 @@ def test_a_stale_process_id_is_nobody(directory):
     os.chown(socket_lock, owner.st_uid, owner.st_gid)
 
     with EmbeddedPostgres(directory) as postgres:
-        assert read_row(postgres.uri) == 42
+        assert postgres.sockets is not None
+        assert read_row(postgres.near_uri) == 42
 
 
 def test_a_crashed_server_recovers(directory):
