@@ -7,6 +7,8 @@ import os
 import pwd
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 from contextlib import closing
 from importlib.util import find_spec
@@ -142,6 +144,21 @@ def test_where_a_socket_cannot_be_they_come_by_loopback(open_path, name):
         assert postgres.near_uri == postgres.uri
         assert valkey.near_uri == valkey.uri
         write_row(postgres.near_uri)
+
+
+@as_root
+@pytest.mark.skipif(not shutil.which("setpriv"), reason="needs setpriv, to give up a capability")
+def test_root_without_its_capabilities_comes_by_loopback(open_path):
+    """In a container it may not enter a directory that is the servers' own."""
+    code = (
+        "import sys; from pathlib import Path; from greenroom.cli import homes;"
+        "print(homes.open_sockets(Path(sys.argv[1]), homes.NOBODY))"
+    )
+    directory = str(open_path / "postgres.socket")
+    ask = [sys.executable, "-c", code, directory]
+    poor = ["setpriv", "--bounding-set=-dac_override", "--inh-caps=-dac_override", *ask]
+    told = [subprocess.check_output(argv, text=True).strip() for argv in (ask, poor)]
+    assert told == [directory, "None"]
 
 
 def test_engines_end_with_a_killed_parent(directory, start_program, has_gone):

@@ -84,6 +84,9 @@ def open_sockets(directory: Path, account: Account | None) -> Path | None:
         probe.unlink()
         if account:
             os.chown(directory, *account)
+        if not os.access(directory, os.W_OK | os.X_OK):
+            # Root enters what is another's, unless its capabilities were taken from it.
+            return None
     except OSError as error:
         log.debug("no unix socket", directory=str(directory), error=str(error))
         return None
