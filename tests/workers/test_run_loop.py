@@ -131,7 +131,7 @@ def test_no_call_is_lost_while_sockets_come_and_go() -> None:
 
 
 def test_a_call_between_two_waits_is_not_slept_over() -> None:
-    """It comes while the loop is at work, which then finds its bell rung, with sockets or none."""
+    """It comes while the loop is at work, which then must not wait, with sockets or none."""
 
     async def heard(has_socket: bool) -> None:
         loop, called = asyncio.get_running_loop(), asyncio.Event()

@@ -18,6 +18,7 @@ HOMES_OF_ROOT = Path("/var/lib/greenroom")
 """Where the data lies when root's own directory is closed to everybody else."""
 
 LONGEST_SOCKET = ".s.PGSQL.65535.lock"
+"""No name that Postgres or Valkey give is longer; the system allows a path some hundred bytes."""
 PLAIN_PATH = re.compile(r"[A-Za-z0-9/._+-]+")
 """Of which no character means anything in a URI, to libpq or to SQLAlchemy."""
 

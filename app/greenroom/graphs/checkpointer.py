@@ -60,15 +60,22 @@ MOST_PENDING = 16
 """Of one run: beyond this it waits for its commits, so that a crash costs it few steps."""
 
 
-class RowReader(PostgresSaver):
+class Decoder(PostgresSaver):
+    """Decodes rows, from any thread."""
+
+    def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
+        metadata = encryption.unseal_members(value["metadata"])
+        return super()._load_checkpoint_tuple({**value, "metadata": metadata})
+
+
+class RowReader(Decoder):
     """Reads one checkpoint, and keeps the row that it was decoded from."""
 
     row: DictRow | None = None
 
     def _load_checkpoint_tuple(self, value: DictRow) -> CheckpointTuple:
         self.row = value
-        metadata = encryption.unseal_members(value["metadata"])
-        return super()._load_checkpoint_tuple({**value, "metadata": metadata})
+        return super()._load_checkpoint_tuple(value)
 
 
 def dumps_metadata(metadata: Any) -> bytes:
@@ -77,9 +84,9 @@ def dumps_metadata(metadata: Any) -> bytes:
 
 
 @lru_cache(MOST_DECODERS)
-def decoder_of(reads: ReadPool, serde: SerializerProtocol) -> RowReader:
-    """Decodes what runs remember of their own checkpoints; what it has read nobody asks."""
-    return RowReader(reads, serde=serde)
+def decoder_of(reads: ReadPool, serde: SerializerProtocol) -> Decoder:
+    """Decodes what runs remember of their own checkpoints, and outlives them: it keeps no row."""
+    return Decoder(reads, serde=serde)
 
 
 class FencedSaver(BasePostgresSaver):
