@@ -57,6 +57,15 @@ def get(port: int, path: str) -> int:
     return status
 
 
+def post(port: int, path: str, body: object) -> None:
+    """Send what must be accepted."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    answer = connection.getresponse()
+    assert answer.status == 200, answer.read()
+    connection.close()
+
+
 def slots(port: int) -> float:
     """What all workers offer, by /metrics."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
@@ -147,6 +156,27 @@ def test_a_second_worker_sleeps_until_it_is_called(start_program, environment, p
     until(lambda: slots(port) == 5)
     second = children_of(dev.pid)["worker-2"]
     assert thread_count(second) == 1
+    dev.signal(signal.SIGTERM)
+    assert dev.wait() == 0
+
+
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core has no use for two processes")
+def test_a_second_worker_is_called_when_runs_wait(start_program, environment, project):
+    """From then on it offers its share of the slots, which are no more than before."""
+    port = free_port()
+    argv = (*MODULE, "dev", "--no-reload", "--port", str(port), "--n-jobs-per-worker", "5")
+    # Nobody reads on: with two lines for each run the pipe would be full, and the worker wait for it.
+    dev = start_program(*argv, cwd=project, env=environment | {"LOG_LEVEL": "WARNING"})
+    dev.line_with(f"ready at http://127.0.0.1:{port}")
+    until(lambda: "worker-2" in children_of(dev.pid))
+    second = children_of(dev.pid)["worker-2"]
+
+    def is_called_after_more_runs() -> bool:
+        post(port, "/runs/batch", [{"assistant_id": "adder", "input": {"n": 1}}] * 500)
+        return thread_count(second) > 1
+
+    until(is_called_after_more_runs)
+    until(lambda: slots(port) == 5)
     dev.signal(signal.SIGTERM)
     assert dev.wait() == 0
 
