@@ -149,7 +149,7 @@ def test_a_spare_connection_is_used_again_and_given_up_for_a_block(database_uri:
 
 
 def test_a_block_that_waits_gets_the_connection_of_a_direct_one(database_uri: str) -> None:
-    """It waits at the pool: what comes back must go there."""
+    """It stands in the same line as others, whatever kind of block they are."""
     database = open_database(database_uri)
     try:
         with ThreadPoolExecutor(1) as threads, database.direct() as one:
@@ -160,7 +160,7 @@ def test_a_block_that_waits_gets_the_connection_of_a_direct_one(database_uri: st
                         return pid(connection)
 
                 waiting = threads.submit(block)
-                until(lambda: database._waiting)
+                until(lambda: database.places.waiting)
                 used = pid(other)
             assert waiting.result(timeout=5) == used
             assert pid(one) != used

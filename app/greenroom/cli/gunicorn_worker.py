@@ -4,11 +4,13 @@ import signal
 import socket
 from contextlib import suppress
 from types import FrameType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import gevent
 from gunicorn.config import Config
 from gunicorn.http import wsgi
+from gunicorn.http.message import Request
+from gunicorn.http.parser import RequestParser
 from gunicorn.workers.ggevent import GeventWorker
 
 from greenroom.cli.gunicorn_response import PromptResponse
@@ -17,10 +19,36 @@ from greenroom.collector import calm_collector, no_collector
 from greenroom.streaming import shutdown
 from greenroom.streaming.outlet import RESPONSE
 
+KEPT_PEERS = 1000
+
 
 def settle(config: Config) -> None:
-    """Keep every setting as a plain attribute: gunicorn looks fifteen up for each request."""
+    """Have gunicorn find out once what it would find out anew for each request.
+
+    Every setting is a plain attribute, of which it looks fifteen up; all requests have one stream
+    for `wsgi.errors`; and whether a proxy is trusted is known by its address.
+    """
     vars(config).update({name: setting.get() for name, setting in config.settings.items()})
+    errors = wsgi.WSGIErrorsWrapper(config)
+    wsgi.WSGIErrorsWrapper = lambda _config: errors  # type: ignore[assignment, misc]
+    RequestParser.mesg_class = PromptRequest
+
+
+class PromptRequest(Request):
+    """A request whose peer's address is read as a number once, not with each request."""
+
+    trusted: ClassVar[dict[str, bool]] = {}
+
+    def _peer_is_trusted_proxy(self) -> bool:
+        if not isinstance(self.peer_addr, tuple):
+            return bool(super()._peer_is_trusted_proxy())  # type: ignore[misc] # (the stubs lack it)
+        address = self.peer_addr[0]
+        if (is_trusted := self.trusted.get(address)) is None:
+            if len(self.trusted) >= KEPT_PEERS:
+                self.trusted.clear()
+            is_trusted = bool(super()._peer_is_trusted_proxy())  # type: ignore[misc] # (as above)
+            self.trusted[address] = is_trusted
+        return is_trusted
 
 
 class IdleTimeout(gevent.Timeout):

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flask import Flask, Request, Response
+from flask import Flask, Request, Response, request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
@@ -13,6 +13,12 @@ JSON_HEADERS = (
     ("x-content-type-options", "nosniff"),
 )
 """Of a JsonResponse, for which `cors`, `compression` and `protection` need not add them."""
+
+
+def current_request() -> Request:
+    """The request itself, behind `flask.request`, at which each look takes as long as a call."""
+    found: Request = request._get_current_object()  # type: ignore[attr-defined] # noqa: SLF001 (documented by Werkzeug)
+    return found
 
 
 class JsonResponse(Response):
@@ -53,6 +59,19 @@ class Api(Flask):
     def ensure_sync(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """Every view and hook of ours is a plain function."""
         return func
+
+    def preprocess_request(self) -> Any:
+        """Ask the hooks before a request: no blueprint of ours has any of its own."""
+        for hook in self.before_request_funcs.get(None, ()):
+            if (answer := hook()) is not None:
+                return answer
+        return None
+
+    def process_response(self, response: Response) -> Response:
+        """Let the hooks after it see the answer, the last one first."""
+        for hook in reversed(self.after_request_funcs.get(None, ())):
+            response = self.ensure_sync(hook)(response)
+        return response
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
         """Match paths only: no rule of ours asks for a host, and no URL is built."""

@@ -13,9 +13,10 @@ from greenroom import encryption, wire
 from greenroom.auth.caller import ANYONE
 from greenroom.auth.questions import OPEN, Access
 from greenroom.contract.api import JSON_HEADERS, JsonResponse
+from greenroom.contract.body import read_body
 from greenroom.contract.fields import parse_uuid
 from greenroom.contract.services import services
-from greenroom.errors import BodyTooLarge, InvalidRequest
+from greenroom.errors import InvalidRequest
 
 View = Callable[..., Any]
 
@@ -155,12 +156,9 @@ def read_json() -> Any:
 
     Raises:
         InvalidRequest: it is empty, not JSON, or nested too deeply.
-        BodyTooLarge: a body of unknown length went on beyond the limit.
+        BodyTooLarge: it is longer than HTTP_MAX_REQUEST_BODY_BYTES.
     """
-    body = request.get_data(cache=True)
-    # Werkzeug refuses what says that it is too long, and cuts off a chunked body without a word.
-    if request.content_length is None and request.environ["wsgi.input"].read(1):
-        raise BodyTooLarge("Request Entity Too Large")
+    body = read_body()
     try:
         value = wire.loads(body)
     except ValueError as error:

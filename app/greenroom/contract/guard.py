@@ -14,6 +14,7 @@ from greenroom.auth.caller import HIDDEN, Arguments, Caller
 from greenroom.auth.keys import HEADER, identify
 from greenroom.auth.questions import Access
 from greenroom.auth.settings import AuthSettings
+from greenroom.contract.body import read_body
 from greenroom.contract.inner import inner_request
 from greenroom.database.scope import Scope
 from greenroom.errors import Refused
@@ -59,15 +60,13 @@ class Guard:
         if known is not None:
             return known
         wants_body = self.rules()["wants_body"]
-        # Whoever passes the request on must know that there is nothing left to read.
-        g.has_read_body = wants_body
         answer = self._graphs.authenticate(
             method=request.method,
             path=request.path,
             path_params=request.view_args or {},
             query_params=list(request.args.items(multi=True)),
             headers=headers,
-            body=request.get_data(cache=True).decode("utf-8", "replace") if wants_body else None,
+            body=read_body().decode("utf-8", "replace") if wants_body else None,
         )
         user = allowed(answer)["user"]
         caller = Caller(user["identity"], user, tuple(user["permissions"]))

@@ -3,9 +3,10 @@
 import functools
 import time
 
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Response, g, request
 from prometheus_client import Counter, Histogram
 
+from greenroom.contract.api import current_request
 from greenroom.contract.inner import INNER
 
 REQUESTS = Counter(
@@ -24,12 +25,6 @@ STARTED = "greenroom.started"
 
 requests_of = functools.lru_cache(KEPT_SERIES)(REQUESTS.labels)
 latency_of = functools.lru_cache(KEPT_SERIES)(LATENCY.labels)
-
-
-def current_request() -> Request:
-    """The request itself, behind `flask.request`."""
-    found: Request = request._get_current_object()  # type: ignore[attr-defined] # noqa: SLF001 (documented by Werkzeug)
-    return found
 
 
 def install(app: Flask) -> None:

@@ -1,6 +1,5 @@
 """Crons whose time has come: each uses up its slot, and its run comes in."""
 
-from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -179,5 +178,5 @@ def start_run(
         InvalidRequest, BadRequest, ValueError: the payload makes no run.
     """
     prepared = plan_due(connection, project, cron)
-    prepared = replace(prepared, new=replace(prepared.new, standing=standing))
+    prepared = prepared._replace(new=prepared.new._replace(standing=standing))
     return prepared, runs.enter(connection, prepared)

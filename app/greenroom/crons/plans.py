@@ -1,7 +1,6 @@
 """What a cron makes: the run of a slot, as whom it runs, and the slot after it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -72,7 +71,7 @@ def plan_run(
         raise InvalidRequest(str(error)) from error
     origin = {"cron_id": str(cron["cron_id"])}
     prepared = prepare_for(assistant, body, cron["thread_id"], origin=origin, caller=caller)
-    return prepared if prepared.is_temporary else replace(prepared, ttl=default_ttl(project))
+    return prepared if prepared.is_temporary else prepared._replace(ttl=default_ttl(project))
 
 
 def keep_creator(caller: Caller) -> Json | None:

@@ -14,6 +14,7 @@ from werkzeug.exceptions import NotFound
 from greenroom.auth.caller import ANYONE, Caller
 from greenroom.auth.questions import OPEN
 from greenroom.config import Config
+from greenroom.contract.body import BODY
 from greenroom.contract.cors import may_open_socket
 from greenroom.contract.http_settings import AUTH_FIRST, HttpSettings
 from greenroom.contract.inner import WayIn, inner_request
@@ -222,16 +223,8 @@ def path_of_request() -> str:
 
 
 def body_of_request() -> Body:
-    """The body of this request, read already if the auth handler wanted it.
-
-    Raises:
-        BodyTooLarge: it was, and went on beyond the limit.
-    """
-    if g.get("has_read_body"):
-        data = request.get_data(cache=True)
-        # A chunked body is cut off there without a word.
-        if request.content_length is None and request.environ["wsgi.input"].read(1):
-            raise BodyTooLarge("Request Entity Too Large")
+    """The body of this request, read already if the auth handler wanted it."""
+    if (data := request.environ.get(BODY)) is not None:
         return Body(io.BytesIO(data).read, [(b"content-length", str(len(data)).encode())])
     stream = request.environ["wsgi.input"]
     if request.content_length is not None:

@@ -1,12 +1,13 @@
 """Connections to Postgres through SQLAlchemy, and the one place where driver errors become ours."""
 
+import queue
 import select
 import sys
 import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, ClassVar, cast
+from contextlib import contextmanager
+from typing import Any, ClassVar, NamedTuple, cast
 
 import psycopg2.extensions
 from sqlalchemy import Connection, ExceptionContext, TextClause, create_engine, event
@@ -15,6 +16,7 @@ from sqlalchemy.pool import PoolProxiedConnection, QueuePool
 
 from greenroom import encryption
 from greenroom.config import Config
+from greenroom.database.places import Places
 from greenroom.database.prepared import GENERIC_PLANS, PreparedText
 from greenroom.database.silence import CONNECT_SECONDS, GRACE_SECONDS, Line, session
 from greenroom.errors import DatabaseUnavailable
@@ -59,7 +61,6 @@ class Database:
             isolation_level="AUTOCOMMIT",
             pool_size=pool_size,
             max_overflow=0,
-            pool_timeout=min(POOL_SECONDS, seconds),
             pool_use_lifo=True,
             # Every block below ends its transaction itself.
             pool_reset_on_return=None,
@@ -68,10 +69,10 @@ class Database:
             json_deserializer=encryption.loads_members,
         )
         self.pool = cast(QueuePool, self.engine.pool)
-        self._spare: list[PoolProxiedConnection] = []
-        """Of `direct`, which keeps them: to check one out and in takes as long as a small query."""
-        self._waiting: list[None] = []
-        """As many as ask the pool for a connection."""
+        self.places: Places[Held] = Places(pool_size)
+        """As many as the pool has connections: nobody waits there. In some are those of `direct`,
+        which keeps them: to check one out and in takes as long as a small query."""
+        self._patience_seconds = min(POOL_SECONDS, seconds)
         event.listen(self.engine, "connect", self._watch)
         event.listen(self.engine, "close", stop_watching)
         event.listen(self.engine, "checkout", refuse_dead_connection)
@@ -82,22 +83,18 @@ class Database:
     def transaction(self) -> Iterator[Connection]:
         """Several statements, all or nothing: commits at the end of the block."""
         try:
-            with (
-                self._connected() as connection,
-                connection.info[LINE],
-                begun(connection),
-            ):
+            with self._connected() as connection, begun(connection):
                 yield connection
-        except (sqlalchemy_errors.DBAPIError, sqlalchemy_errors.TimeoutError) as error:
+        except sqlalchemy_errors.DBAPIError as error:
             raise translate(error) from error
 
     @contextmanager
     def statement(self) -> Iterator[Connection]:
         """Statements that each stand alone, committed one by one."""
         try:
-            with self._connected() as connection, connection.info[LINE]:
+            with self._connected() as connection:
                 yield connection
-        except (sqlalchemy_errors.DBAPIError, sqlalchemy_errors.TimeoutError) as error:
+        except sqlalchemy_errors.DBAPIError as error:
             raise translate(error) from error
 
     @contextmanager
@@ -108,77 +105,83 @@ class Database:
         a millisecond a statement, more than Postgres itself. Texts are planned once and kept: they
         must be constants of their modules.
         """
-        pooled = self._take_spare() or self._check_out()
-        connection: Any = pooled.driver_connection
-        is_spare = False
+        held = self._take()
+        is_sound = False
         try:
-            with (
-                pooled.info[LINE] as line,
-                connection.cursor() as cursor,
-            ):
-                yield Direct(cursor, pooled.info.setdefault(PLANS, {}), line)
-            is_spare = not connection.closed
+            with held.line, held.connection.cursor() as cursor:
+                yield Direct(cursor, held.plans, held.line)
+            is_sound = not held.connection.closed
         except psycopg2.Error as error:
-            pooled.invalidate(error)
+            held.pooled.invalidate(error)
             if is_passing(error):
                 raise DatabaseUnavailable("the database is not available") from error
             raise
         finally:
-            # Who waits at the pool would not hear of a spare one.
-            if is_spare and not self._waiting:
-                self._spare.append(pooled)
-            else:
-                pooled.close()
-
-    def _connected(self) -> Connection:
-        """A connection for a block; a spare one goes back to the pool before anybody waits."""
-        with self._waits():
-            if not self.pool.checkedin():
-                with suppress(IndexError):
-                    self._spare.pop().close()
-            return self.engine.connect()
+            if not is_sound:
+                held.pooled.close()
+            self.places.give(held if is_sound else None)
 
     @contextmanager
-    def _waits(self) -> Iterator[None]:
-        # Not a number: several threads may come and go.
-        self._waiting.append(None)
+    def _connected(self) -> Iterator[Connection]:
+        """A connection of SQLAlchemy's, watched."""
+        # A connection that `direct` has left is used before another is opened.
+        left = self._stand_in_line(
+            self.places.take_empty if self.pool.checkedin() else self.places.take
+        )
         try:
-            yield
+            if left is not None:
+                left.pooled.close()
+            with self.engine.connect() as connection, connection.info[LINE]:
+                yield connection
         finally:
-            self._waiting.pop()
+            self.places.give(None)
 
-    def _take_spare(self) -> PoolProxiedConnection | None:
-        """A spare connection, unless there is none that lives."""
-        while self._spare:
-            try:
-                pooled = self._spare.pop()
-            except IndexError:
-                return None
-            connection: Any = pooled.driver_connection
-            if not (connection.closed or has_news(connection.fileno())):
-                return pooled
-            pooled.invalidate()
-            pooled.close()
-        return None
-
-    def _check_out(self) -> PoolProxiedConnection:
+    def _take(self) -> "Held":
+        """A connection for `direct`: one that was left and lives, or one of the pool's."""
+        held = self._stand_in_line(self.places.take)
         try:
-            with self._waits():
-                return self.engine.raw_connection()
-        except sqlalchemy_errors.TimeoutError as error:
-            raise translate(error) from error
+            if held is not None and is_dead(held.connection):
+                held.pooled.invalidate()
+                held.pooled.close()
+                held = None
+            return held or self._check_out()
+        except BaseException:
+            self.places.give(None)
+            raise
+
+    def _stand_in_line(self, take: "Callable[[float], Held | None]") -> "Held | None":
+        try:
+            return take(self._patience_seconds)
+        except queue.Empty as error:
+            raise DatabaseUnavailable("every connection to the database is in use") from error
+
+    def _check_out(self) -> "Held":
+        try:
+            pooled = self.engine.raw_connection()
         except (psycopg2.OperationalError, psycopg2.InterfaceError) as error:
             # The pool passes on what the driver raises, in the driver's own words.
             raise DatabaseUnavailable("the database is not available") from error
+        info = pooled.info
+        return Held(pooled, pooled.driver_connection, info[LINE], info.setdefault(PLANS, {}))
 
     def _watch(self, connection: Any, record: Any) -> None:
         record.info[LINE] = Line(connection.fileno(), self.silence_seconds)
 
     def close(self) -> None:
         """Close every idle connection."""
-        while self._spare:
-            self._spare.pop().close()
+        for held in self.places.clear():
+            held.pooled.close()
         self.engine.dispose()
+
+
+class Held(NamedTuple):
+    """A connection that was checked out, with what `direct` needs of it."""
+
+    pooled: PoolProxiedConnection
+    connection: Any
+    """The driver's."""
+    line: Line
+    plans: dict[str, float]
 
 
 class Direct:
@@ -274,6 +277,11 @@ def find_poll() -> Callable[[], "select.poll"]:
 new_poll = find_poll()
 
 
+def is_dead(connection: Any) -> bool:
+    """Whether a connection of the driver's was closed, by us or by the server."""
+    return bool(connection.closed) or has_news(connection.fileno())
+
+
 def has_news(descriptor: int) -> bool:
     """Whether an idle connection has something to read: the end of the stream, or a farewell."""
     # Not select(): it refuses descriptors from 1024 on, which a web process with many streams has.
@@ -305,8 +313,6 @@ def stop_watching(_connection: Any, record: Any) -> None:
 
 def translate(error: sqlalchemy_errors.SQLAlchemyError) -> Exception:
     """Name a passing trouble DatabaseUnavailable; hand anything else back as it is."""
-    if isinstance(error, sqlalchemy_errors.TimeoutError):
-        return DatabaseUnavailable("every connection to the database is in use")
     if isinstance(error, sqlalchemy_errors.DBAPIError) and is_transient(error):
         return DatabaseUnavailable("the database is not available")
     return error

@@ -1,7 +1,6 @@
 """The rules of commands: runs that are started and answered, trees, streams that are opened."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -249,7 +248,7 @@ HANDLERS: dict[str, Handler] = {
 def mark(prepared: Prepared) -> Prepared:
     """Write down that the run is of generation 2: its worker asks more of its graph."""
     kwargs = {**prepared.kwargs, "protocol": "v2"}
-    return replace(prepared, kwargs=kwargs, new=replace(prepared.new, kwargs=wire.dumps(kwargs)))
+    return prepared._replace(kwargs=kwargs, new=prepared.new._replace(kwargs=wire.dumps(kwargs)))
 
 
 def read_answers(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,9 +1,10 @@
 """The transitions that requests make: admit a run under the multitask rule, and cancel runs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import Connection
@@ -35,8 +36,7 @@ class Standing:
     fairness_group: str
 
 
-@dataclass(frozen=True, slots=True)
-class NewRun:
+class NewRun(NamedTuple):
     """A run that asks to be let in."""
 
     run_id: UUID
@@ -49,7 +49,7 @@ class NewRun:
     thread_metadata: dict[str, Any]
     """Merged into the thread's: graph_id and assistant_id, which state calls need later."""
     delay_seconds: float = 0
-    base_metadata: dict[str, Any] = field(default_factory=dict)
+    base_metadata: Mapping[str, Any] = MappingProxyType({})
     """What lies below the thread's metadata, which lie below the run's own."""
     if_thread_status: tuple[str, ...] | None = None
     """Only a thread in one of these lets the run in; None: any."""

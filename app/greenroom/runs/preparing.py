@@ -1,10 +1,9 @@
 """What a new run stores, worked out from the request and its assistant."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID, uuid4
 
 from greenroom import wire
@@ -30,8 +29,7 @@ Find = Callable[[str], ForRun | None]
 UNKNOWN = "Thread or assistant not found."
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
+class Prepared(NamedTuple):
     """A run that has been checked and only needs to be let in."""
 
     new: NewRun
@@ -117,9 +115,9 @@ def prepare(
 
     def again() -> Prepared:
         anew = make(assistants.look, is_fresh=True)
-        return replace(anew, new=replace(anew.new, standing=standing))
+        return anew._replace(new=anew.new._replace(standing=standing))
 
-    return replace(prepared, again=again)
+    return prepared._replace(again=again)
 
 
 def prepare_for(

@@ -5,7 +5,7 @@ alembic/versions/20261121_priority.py.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -58,7 +58,7 @@ class Priorities:
             }
         )
         standing = Standing(answer["priority"], answer["fairness_group"])
-        return replace(prepared, new=replace(new, standing=standing))
+        return prepared._replace(new=new._replace(standing=standing))
 
 
 def make_priorities(project: Project, database: Database, ask: Ask) -> Priorities | None:

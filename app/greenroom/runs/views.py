@@ -3,7 +3,7 @@
 from typing import Any
 from uuid import UUID, uuid4
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from greenroom.auth.questions import (
     CANCEL_RUN,
@@ -14,6 +14,8 @@ from greenroom.auth.questions import (
     READ_THREAD,
     ask,
 )
+from greenroom.contract.api import current_request
+from greenroom.contract.body import read_body
 from greenroom.contract.endpoint import Reply, endpoint
 from greenroom.contract.guard import caller, scope
 from greenroom.contract.services import services
@@ -285,7 +287,8 @@ def run_path(thread_id: UUID | str, run_id: UUID | str, *, is_stateless: bool) -
 
 def idempotency_key() -> Key | None:
     """The key of this request, if it has one."""
-    header = request.headers.get("idempotency-key")
+    asked = current_request()
+    header = asked.environ.get("HTTP_IDEMPOTENCY_KEY")
     if not header:
         return None
-    return read_key(header, request.path, request.get_data(cache=True), caller().identity)
+    return read_key(header, asked.path, read_body(), caller().identity)
