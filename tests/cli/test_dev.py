@@ -165,7 +165,7 @@ def test_a_second_worker_is_called_when_runs_wait(start_program, environment, pr
     """From then on it offers its share of the slots, which are no more than before."""
     port = free_port()
     argv = (*MODULE, "dev", "--no-reload", "--port", str(port), "--n-jobs-per-worker", "5")
-    # Nobody reads on: with two lines for each run the pipe would be full, and the worker wait for it.
+    # Nobody reads on: with two lines for each run the pipe would fill, and the worker wait for it.
     dev = start_program(*argv, cwd=project, env=environment | {"LOG_LEVEL": "WARNING"})
     dev.line_with(f"ready at http://127.0.0.1:{port}")
     until(lambda: "worker-2" in children_of(dev.pid))

@@ -12,6 +12,7 @@ from deployment import Deployment
 STREAM = json.dumps({"assistant_id": "echo", "input": {"text": "x"}, "stream_mode": "values"})
 OK = {"ok": True, "services": {}}
 JSON = {"content-type": "application/json"}
+LAST_CHUNK = b"0\r\n\r\n"
 
 
 @pytest.fixture
@@ -33,17 +34,38 @@ def test_headers_and_body_come_in_one_piece(server: Deployment) -> None:
             assert json.loads(body) == OK
 
 
-def test_a_connection_is_used_again_after_a_stream(connection: http.client.HTTPConnection) -> None:
-    """A stream that ended well leaves it as any answer does."""
+@pytest.mark.parametrize("length", [1, 300_000])
+@pytest.mark.parametrize("way", ["stream", "wait"])
+def test_a_connection_is_used_again_after_a_run(
+    connection: http.client.HTTPConnection, way: str, length: int
+) -> None:
+    """What ended well leaves it as any answer does, also where its last piece is one of several."""
+    body = json.dumps({"assistant_id": "echo", "input": {"text": "x" * length}})
     for _ in range(2):
-        connection.request("POST", "/runs/stream", STREAM, JSON)
+        connection.request("POST", f"/runs/{way}", body, JSON)
         answer = connection.getresponse()
         used = connection.sock
         assert answer.headers["transfer-encoding"] == "chunked"
-        assert b"event: values" in answer.read()
+        assert b"x" * length in answer.read()
         connection.request("GET", "/ok")
         assert json.loads(connection.getresponse().read()) == OK
         assert connection.sock is used
+
+
+def test_the_end_of_an_answer_comes_with_its_last_piece(server: Deployment) -> None:
+    """Whoever waits for a run is not woken once more for five bytes."""
+    address = urlsplit(server.url)
+    head = (
+        "POST /runs/wait HTTP/1.1\r\nHost: x\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(STREAM)}\r\n\r\n"
+    )
+    with socket.create_connection((address.hostname or "", address.port or 0), timeout=30) as wire:
+        for _ in range(5):
+            wire.sendall((head + STREAM).encode())
+            piece = b""
+            while not piece.endswith(LAST_CHUNK):
+                piece = wire.recv(65536)
+            assert len(piece) > len(LAST_CHUNK)
 
 
 def test_who_asks_for_the_end_of_the_connection_gets_it(

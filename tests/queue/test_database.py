@@ -3,6 +3,7 @@
 import socket
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -181,3 +182,45 @@ def test_a_spare_connection_that_was_cut_is_replaced(database_uri: str) -> None:
     finally:
         database.close()
         other.close()
+
+
+def test_everybody_in_line_has_a_turn(database_uri: str) -> None:
+    """Whatever blocks they want, more threads than connections all come through, and on no more."""
+    database, turns, seen = open_database(database_uri), 60, set()
+
+    def work(number: int) -> None:
+        for turn in range(turns):
+            block = ("direct", "statement", "transaction")[(number + turn) % 3]
+            fails = pytest.raises(Refused) if turn % 10 == number else nullcontext()
+            with fails, getattr(database, block)() as connection:
+                seen.add(pid(connection))
+                if turn % 10 == number:
+                    raise Refused
+
+    try:
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(work, range(8)))
+        assert len(seen) <= 2
+        assert not database.places.waiting
+        # None was lost on the way.
+        with database.direct() as one, database.transaction() as other:
+            assert pid(one) != pid(other)
+    finally:
+        database.close()
+
+
+def test_who_waits_in_vain_is_told(database_uri: str) -> None:
+    """After the time that a statement may take, as if the database were away."""
+    database = open_database(database_uri, statement_seconds=0.3)
+    try:
+        with database.direct(), database.statement():
+            for block in ("direct", "statement", "transaction"):
+                with (
+                    pytest.raises(DatabaseUnavailable, match="in use"),
+                    getattr(database, block)(),
+                ):
+                    pytest.fail("there are two connections")
+        with database.direct() as one, database.direct() as other:
+            assert pid(one) != pid(other)
+    finally:
+        database.close()

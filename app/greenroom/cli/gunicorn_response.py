@@ -8,6 +8,8 @@ from typing import Any
 from gunicorn import util
 from gunicorn.http.wsgi import Response
 
+LAST_CHUNK = b"0\r\n\r\n"
+
 date_of = lru_cache(1)(util.http_date)
 """What the Date of an answer says, made once a second."""
 
@@ -21,6 +23,7 @@ class PromptResponse(Response):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self.head = b""
+        self.is_last = self.has_ended = False
 
     def default_headers(self) -> list[str]:
         """What every answer says of itself."""
@@ -62,7 +65,8 @@ class PromptResponse(Response):
         """End the body."""
         self.send_headers()
         if self.chunked:
-            self._send(b"0\r\n\r\n")
+            if not self.has_ended:
+                self._send(LAST_CHUNK)
         elif self.head:
             self._send(b"")
 
@@ -89,7 +93,10 @@ class PromptResponse(Response):
         self.sock.sendall(rest)
 
     def _emit_body(self, data: bytes) -> None:
-        self._send(self._frame(data))
+        framed = self._frame(data)
+        if self.is_last and self.chunked:
+            framed, self.has_ended = framed + LAST_CHUNK, True
+        self._send(framed)
 
     def _frame(self, data: bytes) -> bytes:
         return b"%X\r\n%b\r\n" % (len(data), data) if self.chunked else data

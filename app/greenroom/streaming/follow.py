@@ -152,6 +152,7 @@ def stream_run(
             yield TOO_SLOW
             return
         chunk = b"".join(frames for batch in batches for frames in stream.accept(batch))
+        subscription.is_last = stream.has_ended
         if chunk:
             yield chunk
         elif subscription.is_gone:
@@ -174,6 +175,7 @@ def wait_for_end(
         batches = subscription.take(max(0.0, next_beat - time.monotonic()))
         for batch in batches:
             if batch.kind is Kind.END:
+                subscription.is_last = True
                 yield answer(batch.answer)
                 return
         if time.monotonic() >= next_beat:

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 RESPONSE = "greenroom.response"
-"""In an environ: the server's response, if it is an Outlet."""
+"""In an environ: the server's response, if it is an Answer."""
 
 
 class Outlet(Protocol):
@@ -18,3 +18,10 @@ class Outlet(Protocol):
         Raises:
             OSError: the client has left, or does not read.
         """
+
+
+class Answer(Outlet, Protocol):
+    """The answer itself, as the server has it."""
+
+    is_last: bool
+    """Set before the last piece is written: the end of the answer leaves with it."""

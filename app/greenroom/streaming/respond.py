@@ -14,7 +14,7 @@ from flask import Response, request
 from greenlet import greenlet
 
 from greenroom.logs import get_logger
-from greenroom.streaming.outlet import RESPONSE, Outlet
+from greenroom.streaming.outlet import RESPONSE, Answer
 from greenroom.streaming.subscription import PIECE_BYTES, Subscription
 
 log = get_logger(__name__)
@@ -38,7 +38,7 @@ def streamed(
         on_disconnect: runs when the client left before the end.
     """
     connection: socket.socket | None = request.environ.get("gunicorn.socket")
-    response: Outlet | None = request.environ.get(RESPONSE)
+    response: Answer | None = request.environ.get(RESPONSE)
     body = _Body(chunks, connection, response, subscription, on_disconnect)
     subscription.is_kept = True
     # Passed on as it is: what a response keeps beside would be kept for as long as the stream.
@@ -60,7 +60,7 @@ class _Body:
         self,
         chunks: Iterator[bytes],
         connection: socket.socket | None,
-        response: Outlet | None,
+        response: Answer | None,
         subscription: Subscription,
         on_disconnect: Callable[[], None] | None,
     ) -> None:
@@ -84,9 +84,12 @@ class _Body:
             self.subscription.outlet = self
         for chunk in self.chunks:
             for start in range(0, len(chunk), PIECE_BYTES):
+                end = start + PIECE_BYTES
+                if self.response is not None and self.subscription.is_last and end >= len(chunk):
+                    self.response.is_last = True
                 # The server sends the piece before it asks for the next one.
                 self._begin_patience()
-                yield chunk[start : start + PIECE_BYTES]
+                yield chunk[start:end]
                 self._end_patience()
         self.is_complete = not self.subscription.is_gone
         if self.subscription.is_cut:

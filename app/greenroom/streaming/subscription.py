@@ -66,6 +66,8 @@ class Subscription:
     """The stream must end at its next step: the client has left, or the process stops."""
     is_closing: bool = False
     """It is the process that stops: the client did nothing."""
+    is_last: bool = False
+    """What its stream yields next is the end of the answer."""
     is_watched: bool = False
     """Set once the run's row is committed: only then may the watchdog miss it."""
     next_seq: int | None = None
