@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 
 from greenroom.cli.engine import free_port
 from greenroom.config import Config, Project
-from greenroom.database.engine import Database
+from greenroom.database.engine import FRESH_SECONDS, Database
 from greenroom.database.silence import TICK_SECONDS, WATCH, Line
 from greenroom.errors import DatabaseUnavailable
 
@@ -177,6 +177,8 @@ def test_a_spare_connection_that_was_cut_is_replaced(database_uri: str) -> None:
             lost = pid(connection)
         with other.statement() as connection:
             connection.execute(text("SELECT pg_terminate_backend(:pid, 5000)"), {"pid": lost})
+        # One that has just answered is not looked at.
+        time.sleep(FRESH_SECONDS)
         with database.direct() as connection:
             assert pid(connection) != lost
     finally:

@@ -7,7 +7,8 @@ import time
 from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, NamedTuple, cast
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
 
 import psycopg2.extensions
 from sqlalchemy import Connection, ExceptionContext, TextClause, create_engine, event
@@ -28,6 +29,8 @@ READ_ONLY = "25006"
 TRANSIENT_STATES = (READ_ONLY, "25P03", "25P04", "55P03")
 POOL_SECONDS = 10.0
 """How long a block waits for a connection when all are in use."""
+FRESH_SECONDS = 0.05
+"""For so long a connection that has answered is taken for one that lives."""
 LINE = "line"
 """Where a connection's `info` has the watch over its silence."""
 PLANS = "plans"
@@ -111,6 +114,7 @@ class Database:
             with held.line, held.connection.cursor() as cursor:
                 yield Direct(cursor, held.plans, held.line)
             is_sound = not held.connection.closed
+            held.used_at = time.monotonic()
         except psycopg2.Error as error:
             held.pooled.invalidate(error)
             if is_passing(error):
@@ -140,7 +144,7 @@ class Database:
         """A connection for `direct`: one that was left and lives, or one of the pool's."""
         held = self._stand_in_line(self.places.take)
         try:
-            if held is not None and is_dead(held.connection):
+            if held is not None and held.is_dead():
                 held.pooled.invalidate()
                 held.pooled.close()
                 held = None
@@ -174,7 +178,8 @@ class Database:
         self.engine.dispose()
 
 
-class Held(NamedTuple):
+@dataclass(slots=True)
+class Held:
     """A connection that was checked out, with what `direct` needs of it."""
 
     pooled: PoolProxiedConnection
@@ -182,6 +187,19 @@ class Held(NamedTuple):
     """The driver's."""
     line: Line
     plans: dict[str, float]
+    used_at: float = 0.0
+    """When it answered last, by the monotonic clock."""
+
+    def is_dead(self) -> bool:
+        """Whether it was closed, by us or by the server.
+
+        One that has just answered is not asked: to look takes a system call, for which a thread
+        lets go of the interpreter. Dying at this very moment it would fail in any case.
+        """
+        if self.connection.closed:
+            return True
+        is_fresh = time.monotonic() - self.used_at < FRESH_SECONDS
+        return not is_fresh and has_news(self.connection.fileno())
 
 
 class Direct:
@@ -275,11 +293,6 @@ def find_poll() -> Callable[[], "select.poll"]:
 
 
 new_poll = find_poll()
-
-
-def is_dead(connection: Any) -> bool:
-    """Whether a connection of the driver's was closed, by us or by the server."""
-    return bool(connection.closed) or has_news(connection.fileno())
 
 
 def has_news(descriptor: int) -> bool:
