@@ -1,6 +1,7 @@
 """The event loop of a run: while it has work it keeps the interpreter, and lets it go in time."""
 
 import asyncio
+import contextlib
 import contextvars
 import selectors
 import sys
@@ -22,6 +23,10 @@ INTERVALS_BETWEEN_LOOKS = 2
 A thread that waits for it asks after one switch interval in which nobody let it go: who lets it go
 more often than that, and takes it back at once, starves the others.
 """
+
+
+WAKE_UP_BYTES = 4096
+"""One for each wake-up that has come."""
 
 
 class BusySelector(selectors.DefaultSelector):
@@ -72,3 +77,9 @@ class RunLoop(asyncio.SelectorEventLoop):
         if threading.get_ident() == self._maker:
             return self.call_soon(callback, *args, context=context)
         return super().call_soon_threadsafe(callback, *args, context=context)
+
+    def _read_from_self(self) -> None:
+        # The base class reads until there is nothing, which is known by an error, and gives the
+        # interpreter away once more. What a read leaves, the next look finds.
+        with contextlib.suppress(BlockingIOError, InterruptedError):
+            self._ssock.recv(WAKE_UP_BYTES)  # type: ignore[attr-defined] # (asyncio's own)

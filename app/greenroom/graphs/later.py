@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 HOLD_SECONDS = 0.05
 """What a checkpoint waits for the end of its run, and an event for somebody to listen."""
-TICK_SECONDS = 0.01
+TICK_SECONDS = 0.025
+"""From one look to the next, each of which wakes a thread of a busy process."""
 
 
 class Later:
