@@ -38,7 +38,7 @@ class Bell:
             redis.RedisError: Redis is away; the sweep will find the run.
         """
         if self._length > LONGEST_QUEUE:
-            self._length = self.client.llen(self.list)
+            self._length = self._ask("LLEN", self.list)
         if times and self._length <= LONGEST_QUEUE:
             self.put([LOOK] * times)
 
@@ -47,10 +47,14 @@ class Bell:
 
         Raises: as `ring`.
         """
+        self._length = self._ask("RPUSH", self.list, *sentinels)
+
+    def _ask(self, *command: str | bytes) -> int:
         if self._straight is None:
-            self._length = self.client.rpush(self.list, *sentinels)
+            length: int = self.client.execute_command(*command)
         else:
-            (self._length,) = self._straight.ask(("RPUSH", self.list, *sentinels))
+            (length,) = self._straight.ask(command)
+        return length
 
 
 def make_sentinel(failures: int) -> bytes:
