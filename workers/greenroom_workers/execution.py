@@ -1,11 +1,10 @@
-"""The pipeline of a run: claim -> open graph -> stream -> classify -> finish -> announce.
+"""The pipeline of a claimed run: open graph -> stream -> classify -> finish -> announce.
 
 One Dramatiq thread and one event loop for each run: a node that blocks stalls its own run alone.
 """
 
 import asyncio
 import contextlib
-import math
 import threading
 import time
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from greenroom.graphs.registry import Registry
 from greenroom.graphs.serde import make_serde
 from greenroom.logs import get_logger
 from greenroom.queue import life
-from greenroom.queue.life import Claim, Claimant, Outcome
+from greenroom.queue.life import Claim, Outcome
 from greenroom.queue.states import CancelAction, RunStatus
 from greenroom.signals.keys import ATTEMPT_SECONDS, Keys
 from greenroom.signals.sender import SHOW, Signals
@@ -42,7 +41,6 @@ from greenroom_workers.own_tasks import OwnTasks, Stray
 from greenroom_workers.parts import parts_of
 from greenroom_workers.protocol_run import ProtocolRun, is_native, native_parts
 from greenroom_workers.publisher import RunEvents
-from greenroom_workers.reserve import Reserve
 from greenroom_workers.run_loop import RunLoop
 from greenroom_workers.run_threads import GraphStuck
 
@@ -65,7 +63,7 @@ LEFTOVER_SECONDS = 1.0
 
 
 class Executor:
-    """Claims and executes runs; one for a process, used by all its threads."""
+    """Executes runs that were claimed (claims.py); one for a process, used by all its threads."""
 
     def __init__(
         self,
@@ -74,20 +72,15 @@ class Executor:
         registry: Registry,
         io: IoThread,
         signals: Signals,
-        worker_id: str,
         wake_deliveries: Callable[[], None],
-        reserve: Reserve | None = None,
     ) -> None:
         self.config = config
         self.database = database
-        self.reserve = reserve
         self.registry = registry
         self.io = io
         self.signals = signals
         self.keys: Keys = signals.keys
-        self.worker_id = worker_id
         self.ends = Ends(config, database, signals, wake_deliveries)
-        self.ends.find_claimant = self._find_claimant
         self.serde = make_serde(config.project)
         self.active: dict[UUID, ActiveRun] = {}
         self._coming: set[UUID] = set()
@@ -97,101 +90,12 @@ class Executor:
         """Set when a run begins; cleared by whoever has nothing to do without runs."""
         self.strays: list[Stray] = []
         """What ended runs have left at work."""
-        self.retire_thread: Callable[[], None] = lambda: None
-        """Called in a thread that is not wanted any more: that of an abandoned run whose code lets
-        go after all, and of a slot that the second process takes."""
-        self.has_bell: Callable[[], bool] = lambda: False
-        """Whether a bell has been heard that no thread has answered yet."""
-        self.is_cut_off: Callable[[], bool] = lambda: False
-        """Whether Postgres may have stopped answering: nothing is claimed then."""
-        self._looked_in_vain_at = -math.inf
         self._threads = threading.local()
-
-    def drain(self, *, rung_at: float = math.inf, is_suspect: bool = False) -> None:
-        """Execute due runs, one after another, until none is left or the process stops.
-
-        Args:
-            rung_at: when the bell for it was heard, by the monotonic clock. Whoever looked in vain
-                since then has looked for this bell, too: a run is committed before its bell rings.
-            is_suspect: take the runs that must be alone in their process.
-        Raises:
-            DatabaseUnavailable: while claiming.
-        """
-        while not self.is_stopping and self._looked_in_vain_at <= rung_at:
-            if self.is_cut_off():
-                log.debug("nothing claimed: postgres does not answer")
-                return
-            asked_at = time.monotonic()
-            with self.database.direct() as connection:
-                claim = life.claim_run(
-                    connection, self.worker_id, self.config.lease_seconds, is_suspect=is_suspect
-                )
-            if claim is None:
-                if not is_suspect:
-                    self._looked_in_vain_at = max(asked_at, self._looked_in_vain_at)
-                return
-            ended = self._execute_all(claim, asked_at, is_suspect=is_suspect)
-            if ended.is_abandoned or (self.reserve is not None and self.reserve.takes_slot()):
-                self.retire_thread()
-                return
-            if not (is_suspect or self.io.is_redis_away or self._must_look_again(ended)):
-                return
-
-    def is_work_due(self) -> bool:
-        """Look whether a run is due, without claiming it; True when Postgres does not tell."""
-        if self.is_cut_off():
-            return True
-        try:
-            with self.database.direct() as connection:
-                return life.is_work_due(connection)
-        except DatabaseUnavailable as error:
-            log.debug("postgres does not tell what is due", error=repr(error))
-            return True
-
-    def _execute_all(self, claim: Claim, asked_at: float, *, is_suspect: bool) -> ActiveRun:
-        """Execute a claimed run, and those that are claimed with the ends of others; the last."""
-        while True:
-            ended = self.execute(claim, asked_at, is_suspect=is_suspect)
-            if self.reserve is not None:
-                self.reserve.note_end(is_work_left=ended.is_work_left)
-            if ended.next_claim is None:
-                return ended
-            claim, asked_at = ended.next_claim, ended.next_leased_at
-
-    def _find_claimant(self, active: ActiveRun) -> Claimant | None:
-        """Whoever claims a run along with another's end: we, while each thread has one to execute.
-
-        Else a bell wakes an idle thread for it.
-        """
-        may_claim = (
-            active.claims_next
-            and self._is_full()
-            and not (self.is_stopping or self.is_cut_off())
-            and not (self.reserve is not None and self.reserve.wants_slot)
-        )
-        return Claimant(self.worker_id, self.config.lease_seconds) if may_claim else None
-
-    def _must_look_again(self, ended: ActiveRun) -> bool:
-        """Whether something is due that no idle thread of ours will be woken for.
-
-        Where one is idle, a bell that has been heard is its to answer. With all of them busy we are
-        the next: bells can wait, here and in Redis, until a look finds nothing.
-        """
-        return ended.is_work_left and (self._is_full() or not self.has_bell())
-
-    def _is_full(self) -> bool:
-        """Whether every thread but the one that asks executes a run."""
-        return len(self.active) >= self.slots - 1
 
     @property
     def is_idle(self) -> bool:
         """Whether nothing is claimed."""
         return not (self.active or self._coming)
-
-    @property
-    def slots(self) -> int:
-        """Runs that this process executes at once."""
-        return self.config.slots + (self.reserve.slots if self.reserve else 0)
 
     def execute(self, claim: Claim, asked_at: float, *, is_suspect: bool = False) -> ActiveRun:
         """Execute a claimed run and make its end known; a fault of ours goes to the log alone.

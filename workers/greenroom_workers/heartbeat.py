@@ -15,7 +15,7 @@ from greenroom.errors import AppError
 from greenroom.logs import get_logger
 from greenroom.queue import life
 from greenroom_workers.active_run import Stop
-from greenroom_workers.execution import Executor
+from greenroom_workers.claims import Claims
 
 log = get_logger(__name__)
 
@@ -23,10 +23,11 @@ log = get_logger(__name__)
 class Heartbeat:
     """Prolongs every lease of this process in one statement, three times within each lease."""
 
-    def __init__(self, config: Config, database: Database, executor: Executor) -> None:
+    def __init__(self, config: Config, database: Database, claims: Claims) -> None:
         self.config = config
         self.database = database
-        self.executor = executor
+        self.claims = claims
+        self.executor = claims.executor
         self._heard_at = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -69,7 +70,7 @@ class Heartbeat:
             for run in active:
                 if run.claim.lease.run_id in held:
                     run.leased_at = began
-            life.beat(connection, self.executor.worker_id, self.executor.slots)
+            life.beat(connection, self.claims.worker_id, self.claims.slots)
         self._heard_at = began
         for run in active:
             lease = run.claim.lease

@@ -33,6 +33,7 @@ from greenroom.webhooks.settings import read_settings
 from greenroom_workers.active_run import Stop
 from greenroom_workers.actors import declare_actors
 from greenroom_workers.broker import LOOK_SECONDS, WorkQueue, make_broker
+from greenroom_workers.claims import Claims
 from greenroom_workers.deliveries import Deliveries
 from greenroom_workers.execution import Executor
 from greenroom_workers.heartbeat import Heartbeat
@@ -182,34 +183,33 @@ class WorkerProcess:
             load_registry(config.project),
             self.io,
             self.signals,
-            self.worker_id,
             self.deliveries.wake,
-            reserve,
         )
-        self.heartbeat = Heartbeat(config, self.heartbeat_database, self.executor)
-        self.executor.is_cut_off = self.heartbeat.is_cut_off
+        self.claims = Claims(config, self.database, self.executor, self.worker_id, reserve)
+        self.heartbeat = Heartbeat(config, self.heartbeat_database, self.claims)
+        self.claims.is_cut_off = self.heartbeat.is_cut_off
         self.isolation = Isolation(nudge)
         self.upkeep = Upkeep(
             config,
             self.upkeep_database,
-            self.executor,
+            self.claims,
             self.signals,
             self.isolation.want,
             make_cron_priorities(config, self.upkeep_database),
         )
         self.stuck = StuckRuns(self.executor, self._replace_slot)
-        self.executor.retire_thread = self._retire_slot
+        self.claims.retire_thread = self._retire_slot
         # A wait for the bell must end before its socket gives up.
         waiting = connect(config.redis_uri, socket_timeout=LOOK_SECONDS + 2)
         self.broker = make_broker(waiting, keys.bell, config.max_attempts)
-        self.broker.find_slots = lambda: self.executor.slots
-        self.broker.is_work_due = self.executor.is_work_due
-        declare_actors(self.broker, self.executor)
+        self.broker.find_slots = lambda: self.claims.slots
+        self.broker.is_work_due = self.claims.is_work_due
+        declare_actors(self.broker, self.claims)
         self.worker = dramatiq.Worker(
-            self.broker, worker_threads=self.executor.slots, worker_timeout=WORKER_TIMEOUT_MS
+            self.broker, worker_threads=self.claims.slots, worker_timeout=WORKER_TIMEOUT_MS
         )
         self.worker.work_queue = self.work_queue = WorkQueue()
-        self.executor.has_bell = lambda: not self.work_queue.empty()
+        self.claims.has_bell = lambda: not self.work_queue.empty()
 
     def start(self) -> None:
         """Begin to work."""
@@ -222,7 +222,7 @@ class WorkerProcess:
         log.info(
             "worker ready",
             worker_id=self.worker_id,
-            slots=self.executor.slots,
+            slots=self.claims.slots,
             graphs=len(self.config.project.graphs),
         )
 
@@ -358,7 +358,7 @@ class ApartProcess(WorkerProcess):
 
     def _execute(self) -> None:
         try:
-            self.executor.drain(is_suspect=True)
+            self.claims.drain(is_suspect=True)
         except DatabaseUnavailable as error:
             log.warning("suspects left to others", error=repr(error))
 

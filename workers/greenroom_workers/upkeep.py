@@ -21,7 +21,7 @@ from greenroom.store.sweep import StoreSweep
 from greenroom.streaming.frames import make_end, make_frame, pack
 from greenroom.streaming.thread_log import add_end
 from greenroom.threads.expiry import ThreadSweep
-from greenroom_workers.execution import Executor
+from greenroom_workers.claims import Claims
 from greenroom_workers.identity import is_dead
 
 log = get_logger(__name__)
@@ -41,14 +41,14 @@ class Upkeep:
         self,
         config: Config,
         database: Database,
-        executor: Executor,
+        claims: Claims,
         signals: Signals,
         tell_suspects: Callable[[int], None],
         priorities: Priorities | None = None,
     ) -> None:
         self.config = config
         self.database = database
-        self.executor = executor
+        self.claims = claims
         self.signals = signals
         self.priorities = priorities
         """Who is asked about the order of the runs of crons; None: nobody."""
@@ -115,7 +115,7 @@ class Upkeep:
         if dead or has_expired or is_due:
             work = self._repair(dead)
         self.tell_suspects(work.suspects)
-        free = self.executor.slots - len(self.executor.active)
+        free = self.claims.free_slots
         if work.due and free > 0:
             self._wake(min(work.due, free))
         next_due = work.next_due_seconds
@@ -197,5 +197,5 @@ class Upkeep:
             return
         for _ in range(count):
             threading.Thread(
-                target=self._guarded, args=("drain", self.executor.drain), daemon=True
+                target=self._guarded, args=("drain", self.claims.drain), daemon=True
             ).start()

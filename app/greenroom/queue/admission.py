@@ -130,7 +130,7 @@ def admit_run(connection: Statements, new: NewRun, brings: NewThread | None = No
             "webhook": new.webhook,
             "thread_metadata": dumps_members(new.thread_metadata).decode(),
             "delay_seconds": max(0.0, new.delay_seconds),
-            "base_metadata": dumps_members(new.base_metadata).decode(),
+            "base_metadata": dumps_members(dict(new.base_metadata)).decode(),
             "scope": new.scope,
             "priority": new.standing and new.standing.priority,
             "fairness_group": new.standing and new.standing.fairness_group,
