@@ -31,6 +31,19 @@ def dev(start_program, environment, project):
     return program
 
 
+@pytest.fixture
+def pair_of_workers(start_program, environment, project):
+    """`greenroom dev` without reloads, all slots offered, and the id of its second worker."""
+    port = free_port()
+    argv = (*MODULE, "dev", "--no-reload", "--port", str(port), "--n-jobs-per-worker", "5")
+    # Nobody reads on: with two lines for each run the pipe would fill, and the worker wait for it.
+    program = start_program(*argv, cwd=project, env=environment | {"LOG_LEVEL": "WARNING"})
+    program.port = port
+    program.line_with(f"ready at http://127.0.0.1:{port}")
+    until(lambda: slots(port) == 5)
+    return program, children_of(program.pid)["worker-2"]
+
+
 def family_of(pid: int) -> list[int]:
     """The ids of all processes below one."""
     listing = subprocess.run(
@@ -147,38 +160,27 @@ def test_without_reloads_nobody_stands_between(start_program, environment, proje
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core has no use for two processes")
-def test_a_second_worker_sleeps_until_it_is_called(start_program, environment, project):
+def test_a_second_worker_sleeps_until_it_is_called(pair_of_workers):
     """It has one thread, offers nothing, and ends with the others."""
-    port = free_port()
-    argv = (*MODULE, "dev", "--no-reload", "--port", str(port), "--n-jobs-per-worker", "5")
-    dev = start_program(*argv, cwd=project, env=environment | {"GREENROOM_WORKER_NICENESS": "0"})
-    dev.line_with(f"ready at http://127.0.0.1:{port}")
-    until(lambda: slots(port) == 5)
-    second = children_of(dev.pid)["worker-2"]
+    pair, second = pair_of_workers
     assert thread_count(second) == 1
-    dev.signal(signal.SIGTERM)
-    assert dev.wait() == 0
+    pair.signal(signal.SIGTERM)
+    assert pair.wait() == 0
 
 
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core has no use for two processes")
-def test_a_second_worker_is_called_when_runs_wait(start_program, environment, project):
+def test_a_second_worker_is_called_when_runs_wait(pair_of_workers):
     """From then on it offers its share of the slots, which are no more than before."""
-    port = free_port()
-    argv = (*MODULE, "dev", "--no-reload", "--port", str(port), "--n-jobs-per-worker", "5")
-    # Nobody reads on: with two lines for each run the pipe would fill, and the worker wait for it.
-    dev = start_program(*argv, cwd=project, env=environment | {"LOG_LEVEL": "WARNING"})
-    dev.line_with(f"ready at http://127.0.0.1:{port}")
-    until(lambda: "worker-2" in children_of(dev.pid))
-    second = children_of(dev.pid)["worker-2"]
+    pair, second = pair_of_workers
 
     def is_called_after_more_runs() -> bool:
-        post(port, "/runs/batch", [{"assistant_id": "adder", "input": {"n": 1}}] * 500)
+        post(pair.port, "/runs/batch", [{"assistant_id": "adder", "input": {"n": 1}}] * 500)
         return thread_count(second) > 1
 
     until(is_called_after_more_runs)
-    until(lambda: slots(port) == 5)
-    dev.signal(signal.SIGTERM)
-    assert dev.wait() == 0
+    until(lambda: slots(pair.port) == 5)
+    pair.signal(signal.SIGTERM)
+    assert pair.wait() == 0
 
 
 def test_workers_leave_the_cores_to_requests(dev):

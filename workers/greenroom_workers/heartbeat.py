@@ -27,7 +27,6 @@ class Heartbeat:
         self.config = config
         self.database = database
         self.claims = claims
-        self.executor = claims.executor
         self._heard_at = time.monotonic()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -63,7 +62,7 @@ class Heartbeat:
 
     def _beat(self, began: float) -> None:
         """Renew; stop the runs that we have lost or that somebody wants to stop."""
-        active = list(self.executor.active.values())
+        active = list(self.claims.executor.active.values())
         with self.database.statement() as connection:
             leases = [run.claim.lease for run in active]
             held = life.renew_leases(connection, leases, self.config.lease_seconds)
@@ -88,7 +87,7 @@ class Heartbeat:
         pause = 0.0
         while not self._stopped.wait(pause):
             pause = self.config.renew_seconds
-            for run in list(self.executor.active.values()):
+            for run in list(self.claims.executor.active.values()):
                 left = run.leased_at + self.config.lease_seconds - time.monotonic()
                 if left > 0:
                     pause = min(pause, left)

@@ -1,9 +1,8 @@
 """The transitions that requests make: admit a run under the multitask rule, and cancel runs."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -49,7 +48,7 @@ class NewRun(NamedTuple):
     thread_metadata: dict[str, Any]
     """Merged into the thread's: graph_id and assistant_id, which state calls need later."""
     delay_seconds: float = 0
-    base_metadata: Mapping[str, Any] = MappingProxyType({})
+    base_metadata: dict[str, Any] | None = None
     """What lies below the thread's metadata, which lie below the run's own."""
     if_thread_status: tuple[str, ...] | None = None
     """Only a thread in one of these lets the run in; None: any."""
@@ -130,7 +129,7 @@ def admit_run(connection: Statements, new: NewRun, brings: NewThread | None = No
             "webhook": new.webhook,
             "thread_metadata": dumps_members(new.thread_metadata).decode(),
             "delay_seconds": max(0.0, new.delay_seconds),
-            "base_metadata": dumps_members(dict(new.base_metadata)).decode(),
+            "base_metadata": dumps_members(new.base_metadata or {}).decode(),
             "scope": new.scope,
             "priority": new.standing and new.standing.priority,
             "fairness_group": new.standing and new.standing.fairness_group,
