@@ -1,10 +1,9 @@
-"""Measure Greenroom beside its peers, in turns, on fresh servers in every round.
+"""Measure Greenroom beside its peers, in turns, on servers that are new in every round.
 
 Prints a table with ratios and targets, and keeps every sample as a line of JSON.
 """
 
 import argparse
-import gc
 import json
 import os
 import platform
@@ -16,24 +15,17 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from time import perf_counter, time
+from time import perf_counter
 
 import psutil
 
-from benchmarks import client, peers
-from benchmarks.backlog import Backlog
-from benchmarks.load import Load
-from benchmarks.loop import Figures
-from benchmarks.processes import Processes, await_quiet
-from benchmarks.report import OURS, PEERS, Sample, Table
-from benchmarks.scenarios import SCENARIOS, Scenario
-from benchmarks.servers import Aegra, Encrypted, Floor, Greenroom, HttpServer, Reference, Server
-from benchmarks.sizes import FULL, QUICK
+from benchmarks import peers
+from benchmarks.harness import BACKLOG, Harness
+from benchmarks.report import OURS, PEERS, Table
+from benchmarks.scenarios import SCENARIOS
 from greenroom.logs import configure_logs
 
 NAMES = (OURS, *PEERS)
-BACKLOG = "backlog"
-"""Not of a server: see backlog.py."""
 
 
 def main() -> None:
@@ -136,143 +128,6 @@ def processor() -> str:
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     return next(names, platform.machine())
-
-
-class Harness:
-    """All rounds."""
-
-    def __init__(self, options: argparse.Namespace, folder: Path) -> None:
-        self.options = options
-        self.folder = folder
-        self.sizes = QUICK if options.quick else FULL
-        self.samples: list[Sample] = []
-        options.out.write_text("", encoding="utf-8")
-
-    def measure(self) -> list[Sample]:
-        """Take the servers one after the other, again and again."""
-        options = self.options
-        if BACKLOG in options.scenarios and OURS in options.servers:
-            say("making the rows of the backlog")
-            with Backlog(self.folder, self.sizes) as backlog:
-                self.measure_rounds(backlog)
-        else:
-            self.measure_rounds(None)
-        return self.samples
-
-    def measure_rounds(self, backlog: Backlog | None) -> None:
-        """Go round, with servers that nobody has used."""
-        for number in range(self.options.rounds):
-            for name in self.options.servers:
-                folder = self.folder / f"{number}-{name}"
-                folder.mkdir(mode=0o755)
-                server = self.make(name, folder)
-                try:
-                    self.measure_server(number, server)
-                finally:
-                    server.stop()
-            if backlog:
-                self.take_sample(number, OURS, BACKLOG, backlog.processes, backlog.measure)
-
-    def make(self, name: str, folder: Path) -> Server:
-        """Make one of the compared."""
-        if name == "floor":
-            return Floor(folder, self.sizes)
-        kinds = {kind.name: kind for kind in (Greenroom, Encrypted, Reference, Aegra)}
-        return kinds[name](folder)
-
-    def measure_server(self, number: int, server: Server) -> None:
-        """Take the chosen scenarios in their order, with a new start where one wants it."""
-        is_floor = isinstance(server, Floor)
-        chosen = {
-            name: scenario
-            for name, scenario in SCENARIOS.items()
-            if name in self.options.scenarios and (scenario.has_floor or not is_floor)
-        }
-        if not chosen:
-            return
-        self.start(server)
-        for name, scenario in chosen.items():
-            slots = self.sizes.slow_runs if scenario.has_slots and server.has_slots else None
-            if slots != server.slots or (scenario.wants_restart and not is_floor):
-                server.stop()
-                self.start(server, slots)
-            self.measure_scenario(number, server, name, scenario)
-
-    def start(self, server: Server, slots: int | None = None) -> None:
-        """Start a server and make it warm."""
-        say(f"starting {server.name}")
-        server.start(slots)
-        server.counters.check_durability()
-        if isinstance(server, HttpServer):
-            load = Load(server, self.sizes.scaled(server.share))
-            with client.run() as runner:
-                runner.run(load.warm_up())
-            load.close()
-            if load.errors:
-                raise server.fail(f"does not execute runs: {dict(load.errors)}")
-
-    def measure_scenario(self, number: int, server: Server, name: str, scenario: Scenario) -> None:
-        """Take one scenario on one server."""
-        processes = server.processes
-        if isinstance(server, Floor):
-            self.take_sample(number, server.name, name, processes, lambda: server.ask(name))
-            return
-        assert isinstance(server, HttpServer)
-        load = Load(server, self.sizes.scaled(server.share))
-
-        def measure() -> Figures:
-            try:
-                with client.run() as runner:
-                    return runner.run(scenario.measure(load))
-            except (client.Broken, OSError) as error:
-                load.blame(name, error)
-                return {}
-
-        self.take_sample(number, server.name, name, processes, measure, load)
-
-    def take_sample(
-        self,
-        number: int,
-        server: str,
-        scenario: str,
-        processes: Processes,
-        measure: Callable[[], Figures],
-        load: Load | None = None,
-    ) -> None:
-        """Measure once, and write down what came of it, and what else happened meanwhile."""
-        if not self.options.quick:
-            await_quiet(self.options.quiet_seconds)
-        gc.collect()
-        gc.disable()
-        before = processes.now()
-        figures = measure()
-        spent = processes.since(before)
-        gc.enable()
-        errors = load.errors if load else {}
-        sample: Sample = {
-            "round": number,
-            "server": server,
-            "scenario": scenario,
-            "figures": {name: round(value, 4) for name, value in figures.items()},
-            "errors": sum(errors.values()),
-            "error_samples": dict(list(errors.items())[:5]),
-            "seconds": round(spent.seconds, 2),
-            "client_cores": round(spent.client_cores, 3),
-            "noise_cores": round(spent.noise_cores, 3),
-            "stolen_cores": round(spent.stolen_cores, 3),
-            "at": round(time(), 1),
-        }
-        self.samples.append(sample)
-        with self.options.out.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(sample) + "\n")
-        say(
-            f"round {number}: {server} {scenario}, {spent.seconds:.1f} s, {sample['errors']} errors"
-        )
-
-
-def say(what: str) -> None:
-    """Tell whoever watches; the table alone goes to standard output."""
-    print(what, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

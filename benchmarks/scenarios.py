@@ -19,14 +19,15 @@ class Scenario:
     measure: Callable[[Load], Coroutine[Any, Any, Figures]]
     has_floor: bool = False
     """It means something without a server, too: see floor.py."""
-    wants_restart: bool = False
-    """It tells about a process that has done nothing yet."""
+    is_alone: bool = False
+    """It tells about a process that has done nothing yet, on data that it has left, and about its
+    memory: who shares its libraries must be down. Else all servers are up, and take turns."""
     has_slots: bool = False
     """It wants a slot for each of its runs."""
 
 
 SCENARIOS = {
-    "start": Scenario(start, wants_restart=True),
+    "start": Scenario(start, is_alone=True),
     "throughput": Scenario(throughput, has_floor=True),
     "wait": Scenario(wait, has_floor=True),
     "stateless": Scenario(stateless),
@@ -36,7 +37,7 @@ SCENARIOS = {
     "replay": Scenario(replay),
     "state": Scenario(state, has_floor=True),
     "blocking": Scenario(blocking),
-    "idle": Scenario(idle, has_floor=True, wants_restart=True),
-    "slots": Scenario(slots, has_floor=True, wants_restart=True, has_slots=True),
+    "idle": Scenario(idle, has_floor=True, is_alone=True),
+    "slots": Scenario(slots, has_floor=True, is_alone=True, has_slots=True),
 }
 """In the order of a round: what needs another process comes last."""

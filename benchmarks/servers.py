@@ -49,7 +49,8 @@ class Server(ABC):
         shutil.copytree(GRAPHS, self.project, ignore=ignored)
         self.log = folder / "server.log"
         self.process: subprocess.Popen[bytes] | None = None
-        self.slots: int | None = None
+        self.has_data = False
+        """Whether it has been started before."""
         self.start_seconds = 0.0
         """From nothing at all to the first answer, engines included."""
         self.engines = ExitStack()
@@ -57,16 +58,24 @@ class Server(ABC):
         self.processes = Processes([])
 
     @abstractmethod
-    def launch(self) -> Sequence[int]:
-        """Start it and wait until it is there; the processes on top of what belongs to it."""
+    def launch(self, slots: int | None) -> Sequence[int]:
+        """Start it and wait until it is there; the processes on top of what belongs to it.
+
+        `slots`: runs at once; None takes its default.
+        """
 
     def start(self, slots: int | None = None) -> None:
         """Start it on the data that it left behind. `slots`: None takes its default."""
-        self.slots = slots if self.has_slots else None
         begin = perf_counter()
-        pids = self.launch()
+        pids = self.launch(slots if self.has_slots else None)
         self.start_seconds = perf_counter() - begin
         self.processes = Processes(pids)
+        self.has_data = True
+
+    @property
+    def is_up(self) -> bool:
+        """Whether it was started, and not stopped."""
+        return self.process is not None
 
     def stop(self) -> None:
         """Stop it with all that belongs to it; harmless when it is stopped."""
@@ -149,14 +158,14 @@ class Greenroom(HttpServer):
         """What is not left at its default."""
         return {}
 
-    def launch(self) -> Sequence[int]:
+    def launch(self, slots: int | None) -> Sequence[int]:
         """Start everything with one command."""
         data = self.folder / "data"
         argv: list[str | Path] = [sys.executable, "-P", "-m", "greenroom.cli.main", "dev"]
         argv += ["--no-reload", "--port", str(self.port), "--data-dir", data]
         argv += ["-c", self.project / "langgraph.json"]
-        if self.slots:
-            argv += ["--n-jobs-per-worker", str(self.slots)]
+        if slots:
+            argv += ["--n-jobs-per-worker", str(slots)]
         pid = self.spawn(argv, self.settings())
         self.await_ok()
         self.counters = Counters(
@@ -187,7 +196,7 @@ class Reference(HttpServer):
     share = 0.5
     has_slots = False
 
-    def launch(self) -> Sequence[int]:
+    def launch(self, slots: int | None) -> Sequence[int]:
         """Start it as its command line does, with its ten jobs; blocking nodes are allowed."""
         programs = peers.install(self.name, peers.REFERENCE, sys.executable)
         argv: list[str | Path] = [programs / "langgraph", "dev", "--no-browser", "--no-reload"]
@@ -205,7 +214,7 @@ class Aegra(HttpServer):
     share = 0.2
     ok_path = "/live"
 
-    def launch(self) -> Sequence[int]:
+    def launch(self, slots: int | None) -> Sequence[int]:
         """Start the engines, then the server."""
         python = peers.find_aegra_python()
         if python is None:
@@ -221,8 +230,8 @@ class Aegra(HttpServer):
             "REDIS_URL": redis.uri,
             "REDIS_BROKER_ENABLED": "true",
         }
-        if self.slots:
-            environment |= {"WORKER_COUNT": "1", "N_JOBS_PER_WORKER": str(self.slots)}
+        if slots:
+            environment |= {"WORKER_COUNT": "1", "N_JOBS_PER_WORKER": str(slots)}
         argv: list[str | Path] = [programs / "aegra", "serve", "-c", "langgraph.json"]
         argv += ["--host", LOOPBACK, "--port", str(self.port)]
         pid = self.spawn(argv, environment)
@@ -241,7 +250,7 @@ class Floor(Server):
         super().__init__(folder)
         self.sizes = sizes
 
-    def launch(self) -> Sequence[int]:
+    def launch(self, slots: int | None) -> Sequence[int]:
         """Start a Postgres, then a process that awaits the names of scenarios."""
         postgres = self.engines.enter_context(EmbeddedPostgres(self.folder / "data"))
         assert postgres.process
@@ -286,7 +295,7 @@ class Bare(HttpServer):
 
     name = "bare"
 
-    def launch(self) -> Sequence[int]:
+    def launch(self, slots: int | None) -> Sequence[int]:
         """Start one worker."""
         argv: list[str | Path] = [sys.executable, "-m", "gunicorn", "--worker-class", "gevent"]
         argv += ["--chdir", GRAPHS.parents[1], "--bind", f"{LOOPBACK}:{self.port}"]
