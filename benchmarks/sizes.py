@@ -8,13 +8,14 @@ class Sizes:
     """Numbers of requests, events and streams, and the limits of time."""
 
     warm_up_runs: int = 40
-    runs: int = 600
+    runs: int = 1500
+    """Some seconds of them: the first half second of a burst is another matter than its rest."""
     posting_clients: int = 20
     loop_seconds: float = 3.0
     """One closed loop ends then, or with the requests that it has."""
     requests_each: int = 40
     """Of a loop with one client."""
-    requests: int = 300
+    requests: int = 600
     """Of a loop with many clients."""
     events: int = 12_000
     events_each: int = 3_000
