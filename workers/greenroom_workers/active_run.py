@@ -47,8 +47,6 @@ class ActiveRun:
     action: CancelAction | None = None
     stopping: asyncio.Future[None] = field(init=False)
     """Done, on the run's loop, once there is a reason to stop."""
-    heeding: asyncio.Task[None] | None = None
-    """Looks once whether somebody wants it to stop: the loop alone would not keep the task."""
     stopped_at: float | None = None
     """When it was first asked to stop."""
     thread_ident: int = field(default_factory=threading.get_ident)

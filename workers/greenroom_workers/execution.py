@@ -22,6 +22,7 @@ from greenroom.config import Config
 from greenroom.database.engine import Database
 from greenroom.errors import DatabaseUnavailable, LeaseLost
 from greenroom.graphs.checkpointer import FencedSaver
+from greenroom.graphs.later import Later
 from greenroom.graphs.registry import Registry
 from greenroom.graphs.serde import make_serde
 from greenroom.logs import get_logger
@@ -51,8 +52,8 @@ STOP_GRACE_SECONDS = 5.0
 STOP_REQUESTS = 3
 """How often it is asked before its run ends without it."""
 FLAG_DELAY_SECONDS = 0.1
-"""Until a run's attempt is counted in Redis and its flag is read. A wish is in the row first, where
-the claim and the end look: the flag is for runs that go on."""
+"""Until a run's attempt is counted in Redis and its flag is read, or twice that. A wish is in the
+row first, where the claim and the end look: the flag is for runs that go on."""
 FEW_RUNS = 2
 """Beside so few others a run tells its beginning and its end from its own thread: the I/O loop
 would have to wait for the interpreter. Beside more it sends for all of them at once."""
@@ -91,6 +92,7 @@ class Executor:
         self.strays: list[Stray] = []
         """What ended runs have left at work."""
         self._threads = threading.local()
+        self._heeding = Later(io.loop, FLAG_DELAY_SECONDS, FLAG_DELAY_SECONDS)
 
     @property
     def is_idle(self) -> bool:
@@ -218,7 +220,7 @@ class Executor:
         task = asyncio.ensure_future(self._perform(active, events))
         active.begin(task)
         # After the start: the wish in the row came with the claim, and this must not delay the run.
-        heeding = active.loop.call_later(FLAG_DELAY_SECONDS, self._begin_heeding, active)
+        self._heeding.call(partial(self._begin_heeding, claim.lease.run_id, claim.attempt))
         try:
             await self._supervise(active, task)
             outcome = task.result() if task.done() else self.ends.classify(active, None, None, None)
@@ -232,8 +234,6 @@ class Executor:
             active.stop, outcome = Stop.LOST, None
         except DatabaseUnavailable as error:
             return await self.ends.retry(active, error)
-        finally:
-            heeding.cancel()
         if active.stop is Stop.LOST:
             return "lost"
         if active.stop is Stop.SHUTDOWN:
@@ -263,18 +263,19 @@ class Executor:
             reason=active.stop.name if active.stop else None,
         )
 
-    def _begin_heeding(self, active: ActiveRun) -> None:
-        active.heeding = active.loop.create_task(self._heed_flag(active))
+    def _begin_heeding(self, run_id: UUID, attempt: int) -> None:
+        """On the I/O loop: no run is woken for it, and all that are due are told at once."""
+        active = self.active.get(run_id)
+        if active is not None and active.claim.attempt == attempt:
+            self.io.spawn(partial(self._heed_flag, run_id, attempt))
 
-    async def _heed_flag(self, active: ActiveRun) -> None:
+    async def _heed_flag(self, run_id: UUID, attempt: int) -> None:
         """Count the attempt in Redis, and read a wish that raced our claim."""
-        run_id = active.claim.lease.run_id
-        attempt = self.keys.attempt(run_id), active.claim.attempt
         try:
-            asked = self.io.sender.send(
-                ("SET", *attempt, "EX", ATTEMPT_SECONDS), ("GET", self.keys.cancel(run_id))
+            _, wish = await self.io.sender.send(
+                ("SET", self.keys.attempt(run_id), attempt, "EX", ATTEMPT_SECONDS),
+                ("GET", self.keys.cancel(run_id)),
             )
-            _, wish = await asyncio.wrap_future(self.io.submit(asked))
         except (redis.RedisError, OSError) as error:
             log.debug("cancel flag not read", run_id=str(run_id), error=repr(error))
             return

@@ -94,7 +94,10 @@ class IoThread:
 
     def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Begin a coroutine on the loop, from any thread. `close` lets it end, if it soon does."""
-        self.loop.call_soon_threadsafe(self._spawn, work)
+        if threading.get_ident() == self._thread.ident:
+            self._spawn(work)
+        else:
+            self.loop.call_soon_threadsafe(self._spawn, work)
 
     def _spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         task = self.loop.create_task(work())

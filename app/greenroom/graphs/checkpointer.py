@@ -83,6 +83,18 @@ def dumps_metadata(metadata: Any) -> bytes:
     return wire.dumps_clean(metadata, repr)
 
 
+async def end_of(put: Put) -> None:
+    """Wait until a put is committed, which wakes the caller's loop; not where it is by now.
+
+    Raises:
+        LeaseLost, DatabaseUnavailable: it cannot be.
+    """
+    if put.done.done() and not put.done.cancelled():
+        put.done.result()
+    else:
+        await asyncio.wrap_future(put.done)
+
+
 @lru_cache(MOST_DECODERS)
 def decoder_of(reads: ReadPool, serde: SerializerProtocol) -> Decoder:
     """Decodes what runs remember of their own checkpoints, and outlives them: it keeps no row."""
@@ -160,7 +172,7 @@ class FencedSaver(BasePostgresSaver):
             self._held.release()
         while begun := self._begun():
             # They are committed in their order, and none after one that failed.
-            await asyncio.wrap_future(begun[-1].done)
+            await end_of(begun[-1])
             for put in begun:
                 self._drop(put)
 
@@ -177,9 +189,8 @@ class FencedSaver(BasePostgresSaver):
         """
         held = self._held.take() if self._held is not None else []
         begun = list(self._pending)[: len(self._pending) - len(held)]
-        await asyncio.gather(
-            *(asyncio.wrap_future(put.done) for put in begun), return_exceptions=True
-        )
+        if under_way := [asyncio.wrap_future(put.done) for put in begun if not put.done.done()]:
+            await asyncio.gather(*under_way, return_exceptions=True)
         if not held or self._chain.error is not None:
             return end(None)
         rows = as_rows(held)
@@ -353,7 +364,7 @@ class FencedSaver(BasePostgresSaver):
     async def _write(self, put: Put) -> None:
         self._submit(put)
         if self.awaits_commits:
-            await asyncio.wrap_future(put.done)
+            await end_of(put)
         elif (
             len(self._pending) > MOST_PENDING
             or sum(waiting.size_bytes for waiting in self._pending) > LARGEST_PENDING_BYTES

@@ -13,13 +13,24 @@ TICK_SECONDS = 0.025
 
 
 class Later:
-    """Calls back on a loop in HOLD_SECONDS.
+    """Calls back on a loop after a while.
 
     To wake the loop for each would cost more than what is to be called.
+
+    Args:
+        hold_seconds: after how long at least.
+        tick_seconds: from one look to the next: by so much it may be later.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        hold_seconds: float = HOLD_SECONDS,
+        tick_seconds: float = TICK_SECONDS,
+    ) -> None:
         self.loop = loop
+        self.hold_seconds = hold_seconds
+        self.tick_seconds = tick_seconds
         self._gate = threading.Lock()
         self._waiting: deque[tuple[float, Callable[[], None]]] = deque()
         self._is_ticking = False
@@ -27,7 +38,7 @@ class Later:
     def call(self, call: Callable[[], None]) -> None:
         """Have something called; from any thread."""
         with self._gate:
-            self._waiting.append((time.monotonic() + HOLD_SECONDS, call))
+            self._waiting.append((time.monotonic() + self.hold_seconds, call))
             was_ticking, self._is_ticking = self._is_ticking, True
         if not was_ticking:
             self.loop.call_soon_threadsafe(self._tick)
@@ -40,6 +51,7 @@ class Later:
                 due.append(self._waiting.popleft()[1])
             self._is_ticking = bool(self._waiting)
             if self._is_ticking:
-                self.loop.call_later(max(self._waiting[0][0] - now, TICK_SECONDS), self._tick)
+                seconds = max(self._waiting[0][0] - now, self.tick_seconds)
+                self.loop.call_later(seconds, self._tick)
         for call in due:
             call()
