@@ -27,10 +27,15 @@ class NumberedEvents(Outgoing[Event]):
     where this one stopped, and no number stands for two events.
     """
 
+    # The foreign key asks for the thread's row, too: before the run's, as every request does.
     KEEP = """
+WITH held AS MATERIALIZED (
+    SELECT thread_id FROM thread WHERE thread_id = %(thread_id)s FOR KEY SHARE
+)
 INSERT INTO thread_event (thread_id, first_seq, last_seq, run_id, spans)
-SELECT thread_id, %(first_seq)s, %(last_seq)s, run_id, %(payload)b FROM run
- WHERE run_id = %(run_id)s AND lease_token = %(token)s AND status = 'running' FOR SHARE
+SELECT thread_id, %(first_seq)s, %(last_seq)s, run_id, %(payload)b
+  FROM held JOIN run USING (thread_id)
+ WHERE run_id = %(run_id)s AND lease_token = %(token)s AND status = 'running' FOR SHARE OF run
 -- Once more, because the answer got lost.
 ON CONFLICT (thread_id, first_seq) DO UPDATE SET spans = excluded.spans
 RETURNING run_id

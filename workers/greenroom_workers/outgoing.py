@@ -238,6 +238,7 @@ class Outgoing(ABC, Generic[T]):
     async def _keep(self, batch: Batch) -> None:
         parameters = {
             "run_id": self.lease.run_id,
+            "thread_id": self.lease.thread_id,
             "token": self.lease.token,
             "first_seq": batch.first_seq,
             "last_seq": batch.next_seq - 1,
